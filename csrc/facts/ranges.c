@@ -55,7 +55,7 @@ static bool has_other_source(const char *nsswitch)
     return other;
 }
 
-/* Returns whether login.defs(5) lets the helpers accept a process whose gid is not that of its
+/* Returns whether login.defs(5) lets the helpers accept a process with a gid other than that of its
  * user's primary group (GRANT_AUX_GROUP_SUBIDS). The last line with this setting counts, and the
  * value may be in quotation marks (def_load() in shadow's getdef.c). */
 static bool grants_any_group(const char *login)

@@ -4,8 +4,8 @@
 #include <inttypes.h>
 
 /* Returns whether a line of passwd(5) is the entry of a user. As in glibc (nss_files), a line that
- * begins with "#" is a comment, and one that begins with "+" or "-" includes or excludes users of
- * NIS. */
+ * begins with "#" is a comment, and a line that begins with "+" or "-" includes or excludes users
+ * of NIS. */
 static bool is_of(const char *line, uint32_t uid)
 {
     if (strchr("#+-", *line))

@@ -321,7 +321,7 @@ def test_the_health_check_works_in_a_running_container(plain: Engine, user: str)
     assert again.returncode == 0
 
 
-# With the lowest of these process limits, runsc crashes. The highest is still too low for a
+# With the lowest of these process limits, runsc crashes. The highest limit is still too low for a
 # sandbox.
 @pytest.mark.parametrize("limit", [5, 7, 8, 10, 12, 16])
 @pytest.mark.sampled(3)

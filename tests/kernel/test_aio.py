@@ -325,8 +325,8 @@ def test_create_subprocess_exec_waits_for_a_tracer_that_reaps_first() -> None:
     output = subprocess.check_output(script, text=True, timeout=PATIENCE).splitlines()
     turns, status = map(int, output[-1].split())
     assert status == -signal.SIGKILL
-    # Many iterations of the event loop show that it waited until the tracer had exited. Without a
-    # tracer, it learns the exit status after one or two iterations.
+    # Many iterations of the event loop show that the loop waited until the tracer had exited.
+    # Without a tracer, the loop learns the exit status after one or two iterations.
     assert turns >= 20 or output[0] == "refused"
 
 

@@ -320,7 +320,8 @@ def test_mode_of_the_terminal_is_restored(
 def test_command_with_a_pipe_as_stdout_has_no_terminal(usernsctl: Program) -> None:
     """Check that `run` creates no terminal if stdout is a pipe: with both, gVisor often hangs.
 
-    Since release 20260316 of runsc, the command's stdin is a terminal if the caller's is one.
+    Since release 20260316 of runsc, the command's stdin is a terminal if the caller's stdin is a
+    terminal.
     """
     for _ in range(5):
         ours, theirs = os.openpty()

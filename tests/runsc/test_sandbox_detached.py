@@ -159,7 +159,7 @@ def test_duplicate_id_raises_and_keeps_the_first_sandbox(host: un.SandboxHost, m
     with won[0] as box:
         assert start(0) is None
         # Ids of attached sandboxes are unique only within a host. So an attached sandbox may have
-        # the id of a detached one.
+        # the id of a detached sandbox.
         with host.start(FOREVER, id=marker):
             assert box.run(["true"]).returncode == 0
     with un.Sandbox(FOREVER, id=marker, detach=True):

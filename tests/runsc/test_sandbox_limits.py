@@ -1,4 +1,8 @@
-"""Tests of sandbox limits. Control groups enforce root's, and a watcher those of other users."""
+"""Tests of sandbox limits.
+
+Control groups enforce the limits of root's sandboxes, and a watcher those of other users'
+sandboxes.
+"""
 
 from __future__ import annotations
 

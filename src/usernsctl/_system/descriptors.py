@@ -287,7 +287,7 @@ class AsyncClosing:
     async def _leave(self, error: BaseException | None) -> None:
         """Leave the ``async with`` block: close the object.
 
-        :param error: the exception that was raised in the body of the ``with`` statement.
+        :param error: the exception that was raised in the ``async with`` block.
         """
         await self.close_async()
 

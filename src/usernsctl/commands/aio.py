@@ -331,7 +331,8 @@ class _Transport(asyncio.SubprocessTransport):
     def close(self) -> None:
         """Close the pipes, and kill the command if it still runs.
 
-        The event loop reaps the command. If the event loop is closed, this method reaps it.
+        The event loop reaps the command. If the event loop is closed, this method reaps the
+        command.
         """
         if self._closed:
             return

@@ -234,8 +234,8 @@ class Child:
     def _end(self) -> None:
         if self._pid:
             if self._namespace < 0:
-                # Open the child's user namespace here: the child may have entered it without having
-                # sent a descriptor of it.
+                # Open the child's user namespace here: the child may have entered the namespace
+                # without having sent its descriptor.
                 with contextlib.suppress(OSError):
                     self._namespace = os.open(f"/proc/{self._pid}/ns/user", os.O_RDONLY)
                     if _is_ours(self._namespace):
