@@ -85,8 +85,8 @@ void un_explain_cgroup(struct un_error *err, int dir)
     switch (err->errnum) {
     case ENOSYS:
     case EPERM:
-        /* Only clone3(2) can start a process in a cgroup. If it exists and no filter denies it,
-         * ENOSYS and EPERM are due to the requested namespaces, not to the cgroup. */
+        /* Only clone3(2) can start a process in a cgroup. If clone3(2) exists and no filter denies
+         * it, ENOSYS and EPERM are due to the requested namespaces, not to the cgroup. */
         if (!un_clone3_works())
             set_cgroup_cause(err, "clone-into-cgroup-missing", path);
         break;

@@ -650,7 +650,7 @@ struct un_spawn {
                        it forks the command, forwards signals to it, reaps orphans, and exits with
                        the command's status, or 128+N if signal N killed the command */
     int cgroup; /* directory descriptor of the cgroup (version 2) in which to start the child; -1
-                   for the caller's */
+                   for the caller's cgroup */
     struct un_setup setup;
     struct un_command command;
     int stdio[3]; /* descriptors that become standard input, output and error; -1 keeps the caller's

@@ -7,7 +7,7 @@
 
 /* Maximum number of attempts, one per millisecond, while sendmsg(2) fails with ETOOMANYREFS. All
  * processes of a user share the limit of descriptors in flight (unix(7)), so an attempt may succeed
- * after other processes have received theirs. */
+ * after other processes have received their descriptors. */
 #define TRIES_MAX 1000
 
 bool un_send(int socket, const void *data, size_t size, const int *fds, size_t count)

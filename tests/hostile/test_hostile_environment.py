@@ -195,8 +195,8 @@ def test_variables_of_a_container_choose_no_program(
         tally.tried()
         if done.returncode == 0 and GVISOR not in done.stdout:
             tally.succeeded(f"{environ}: {done.stdout!r}")
-        # LD_* variables may prevent the command's start in gVisor. With all others, the command
-        # must work.
+        # LD_* variables may prevent the command's start in gVisor. With all other variables, the
+        # command must work.
         if not any(name.startswith("LD_") for name in environ):
             assert GVISOR in done.stdout, done.stderr
     for mark in marks(traps):

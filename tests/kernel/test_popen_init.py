@@ -105,8 +105,8 @@ def test_the_end_of_the_command_kills_its_descendants() -> None:
 
 
 def test_a_stop_is_passed_on() -> None:
-    # Start a new process group, whose leader's parent is in another group of the session. Such a
-    # group is not orphaned; in an orphaned group, the kernel discards SIGTSTP (setpgid(2)).
+    # In an orphaned process group, the kernel discards SIGTSTP (setpgid(2)). So start a new process
+    # group. It is not orphaned, because its leader's parent is in another group of the session.
     with waiting("sh", "-c", "echo ready; exec sleep 1000", process_group=0) as process:
         (command,) = children_of(process.pid)
         process.send_signal(signal.SIGTSTP)

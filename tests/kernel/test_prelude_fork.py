@@ -19,8 +19,8 @@ from inside import PATIENCE, WAITER, read_ready, wait_for_end
 def waiting(prelude: Program, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Start usernsctl-exec with WAITER; yield its process and WAITER's pid."""
     command: list[str | Path] = [prelude.path, *options, "--", *WAITER]
-    # Start a new process group, whose leader's parent is in another group of the session. Such a
-    # group is not orphaned; SIGTSTP does not stop an orphaned group (setpgid(2)).
+    # SIGTSTP does not stop an orphaned process group (setpgid(2)). So start a new process group. It
+    # is not orphaned, because its leader's parent is in another group of the session.
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         try:
             yield process, read_ready(process.stdout)

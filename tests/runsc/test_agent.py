@@ -511,8 +511,8 @@ def test_cancelled_async_with_kills_the_process_tree(box: un.Sandbox) -> None:
 def test_a_cancelled_start_leaks_nothing(box: un.Sandbox) -> None:
     """Cancel starts after 0 to 7 event loop iterations; check that no command is left.
 
-    Each iteration lasts `seconds`, so that the agent may answer before the next one. If a start
-    succeeds before its cancellation, the test kills the command.
+    Each iteration lasts `seconds`, so that the agent may answer before the next iteration. If a
+    start succeeds before its cancellation, the test kills the command.
     """
 
     async def cancel(turns: int, seconds: float) -> None:

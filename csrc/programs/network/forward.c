@@ -163,8 +163,9 @@ static bool serve(struct connection *connection)
         !fill_half(request, connection->fd[0]) || !fill_half(answer, connection->fd[1]) ||
         !drain_half(answer, connection->fd[0]))
         return false;
-    /* If the program has closed its socket, only drop the data for the program: its last answer may
-     * still be in a buffer. A server may reject a large upload, for example. */
+    /* If the program has closed its socket, end only the direction to the program, because the
+     * program's last answer may still be in a buffer. For example, a server may reject a large
+     * upload before the end of the upload. */
     if ((is_half_closed(connection, 1) && has_failed(connection, 1)) ||
         !drain_half(request, connection->fd[1]))
         end_half(request);

@@ -226,7 +226,8 @@ void oom_describe(const struct sandbox_group *group, const struct un_limits *lim
 /* ---- limit_watch.c: enforcing limits without control groups ---------------------------------- */
 
 /* Maximum number of processes whose memory the watcher measures without a walk through the process
- * tree. Sandboxes usually have fewer processes. For a sandbox with more, no walk is postponed. */
+ * tree. Sandboxes usually have fewer processes. For a sandbox with more processes, no walk is
+ * postponed. */
 #define LIMIT_PROCESSES 256
 
 struct limit_process {
@@ -276,12 +277,13 @@ int limit_watch_idle(struct limit_watch *watch, const char *directory, struct un
 /* Returns the time in ms after which limit_watch_check() must be called again, or -1 if there are
  * no limits to check. */
 int limit_watch_interval(const struct limit_watch *watch);
-/* Measures the sandbox if the time for that has come. Returns whether the sandbox exceeds a limit;
- * if so, describes that in `end`. `parent` is the parent of the sandbox's main processes. */
+/* Measures the sandbox if a measurement is due. Returns whether the sandbox exceeds a limit; if so,
+ * describes the exceeded limit in `end`. `parent` is the parent of the sandbox's main processes. */
 bool limit_watch_check(struct limit_watch *watch, pid_t parent, struct un_end *end);
 /* Returns whether gVisor has crashed because the limit of tasks did not allow another process; if
- * so, describes that in `end`. `refused` must be set if a fork(2) has failed because of pids.max.
- * `errors`, `crash` and `debug` are the paths of runsc's error log, crash report and debug log. */
+ * so, describes the crash in `end`. `refused` must be set if a fork(2) has failed because of
+ * pids.max. `errors`, `crash` and `debug` are the paths of runsc's error log, crash report and
+ * debug log. */
 bool limit_watch_judge(const struct limit_watch *watch, bool refused, const char *errors,
                        const char *crash, const char *debug, struct un_end *end);
 /* Describes in `end` that the sandbox has used `used` bytes, and so exceeded its memory limit. */

@@ -61,8 +61,8 @@ static bool write_all(int to, const char *data, uint64_t size)
     return true;
 }
 
-/* Closes the read end of the pipe, so that the sandbox's writes fail, as they would without a pump
- * after the reader has closed its end. */
+/* Closes the read end of the pipe, so that the sandbox's writes fail. Without a pump, they would
+ * also fail once the reader has closed its end. */
 static void give_up(struct output *output)
 {
     output->to = -1;

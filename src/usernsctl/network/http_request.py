@@ -185,7 +185,8 @@ def _authority(text: bytes, default: int | None) -> tuple[str, int]:
 def _check_host(host: bytes | None, version: bytes, name: str, port: int, default: int) -> None:
     """Reject a request whose Host field names another host than the request target.
 
-    Some servers and proxies serve the host in the Host field, others that in the request target.
+    Some servers and proxies serve the host in the Host field, others serve the host in the request
+    target.
     """
     if host is None:
         if version == b"HTTP/1.1":

@@ -1,8 +1,8 @@
 """Start commands while an attacker runs: ``caller.py KIND ROUNDS ATTACKER DIRECTORY``.
 
 This process, the victim, has a marker in its memory, a descriptor of a file, and a variable in its
-environment, none of which commands inherit. It prints each item that the attacker has obtained, one
-per line, and then the number of processes that the attacker has inspected.
+environment. Commands inherit none of these items. The victim prints each item that the attacker has
+obtained, one per line, and then the number of processes that the attacker has inspected.
 """
 
 from __future__ import annotations
