@@ -8,9 +8,9 @@ Any number of workers on any number of hosts can serve the same queue. The secon
 many commands a worker runs at the same time.
 
 The queue is a Redis stream with a consumer group. A command stays in the stream until a worker has
-written its result. If a worker is lost, another one takes over its commands after two minutes. So a
-command may run more than once, but at most three times. A command whose result was written never
-runs again, whatever its exit status.
+written its result. If a worker is lost, another worker takes over its commands after two minutes.
+So a command may run more than once, but at most three times. A command whose result was written
+never runs again, whatever its exit status.
 
 A result is a JSON object: the id of the task, the exit status, the output, and why the command
 ended. A command has no network. It is killed after a minute, or when it has printed 64 KiB. After
@@ -143,7 +143,7 @@ def serve(queues: Iterable[Queue], pool: un.SandboxPool, stop: threading.Event) 
         try:
             work(queue, pool, stop)
         except Exception as error:
-            # Stop all threads, so that the process exits and a supervisor starts a new one.
+            # Stop all threads, so that the process exits and a supervisor starts a new process.
             failures.append(error)
             stop.set()
 

@@ -83,7 +83,7 @@ static int put_first(struct un_trail *trail, struct pending *pending, const char
 }
 
 /* Removes the first name from the pending path, and stores it in `name`. Returns false at the end
- * of the path, or after a failure; in the latter case, sets *failed to -1. */
+ * of the path, or after a failure. After a failure, sets *failed to -1. */
 static bool take_name(struct pending *pending, char name[NAME_MAX + 1], int *failed)
 {
     const char *from = pending->text + pending->at;

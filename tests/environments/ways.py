@@ -356,7 +356,7 @@ def helpers_setuid_and_capable() -> None:
 
 
 def helper_wrong_capability() -> None:
-    """Give newuidmap the file capability that newgidmap needs (CAP_SETGID), and vice versa."""
+    """Swap the file capabilities: give CAP_SETGID to newuidmap, and CAP_SETUID to newgidmap."""
     helpers(0o755)()
     for name, bit in (("newuidmap", CAP_SETGID), ("newgidmap", CAP_SETUID)):
         value = struct.pack("<IIIII", 0x02000001, 1 << bit, 0, 0, 0)

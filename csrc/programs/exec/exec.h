@@ -78,7 +78,7 @@ int un_exec_enter(const struct decision *decision, uint64_t flags, struct un_set
  * options->hold is a SOCK_SEQPACKET socket to the creator, the process that requested the
  * namespaces. If options->command is not empty, it is the command line of usernsctl-network, which
  * creates a network for the holder (shared.h, network_join()). When usernsctl-network exits, the
- * holder exits, and vice versa.
+ * holder exits. When the holder exits, usernsctl-network exits.
  *
  * This process sends "pid N" over the socket. The holder sends "ready" with descriptors of all its
  * namespaces, in the order of enum un_ns, or an error (un_hold_report()). When the creator answers

@@ -173,7 +173,7 @@ static bool read_use(uint64_t *bytes)
     return false;
 }
 
-/* If the sandbox has reached its own memory limit, describes that in `end`, and returns true.
+/* If the sandbox has reached its own memory limit, describes the limit in `end`, and returns true.
  * Otherwise returns false: the memory of an ancestor of the sandbox's control group was exhausted,
  * or no control group enforces the limit. */
 static bool describe_own(const struct sandbox_group *group, const struct un_limits *limits,

@@ -75,7 +75,7 @@ void pump_wait(struct pump *pump, bool is_given_up);
  * (1). */
 uint64_t pump_truncated(const struct pump *pump, int stream);
 /* Returns whether the sandbox must be killed because its output exceeds the limit; if so, describes
- * that in `end`. */
+ * the exceeded limit in `end`. */
 bool pump_is_over(const struct pump *pump, struct un_end *end);
 /* Prints how many bytes of standard output and of standard error the pump has dropped, if any. */
 void pump_report(const struct pump *pump);

@@ -150,7 +150,7 @@ def _asked(report: Report, finding: Finding) -> str:
     if finding.cause is None:
         return ""
     found = remedy(report, finding.cause, place(report))
-    # Leave out commands that must run in the user's own shell: the script runs in another one.
+    # Leave out commands that must run in the user's own shell: the script runs in another shell.
     is_read = is_sentence(finding.cause, found) or by_hand(finding.cause, found)
     return found if not (found.startswith(FOR_SHELL) or is_read) and typed(found) else ""
 

@@ -465,8 +465,8 @@ class SandboxPool(Closing, AsyncClosing):
         :class:`usernsctl.Sandbox`; not with `template`. A port of the host can be forwarded to one
         sandbox only. With a `limit` greater than 1, the kernel must therefore choose the port: pass
         ``[ADDR:]0:INSIDE``, or INSIDE as a number. ``box.ports`` contains the chosen port.
-    :param stdin: the standard input of the template's command, DEVNULL by default; likewise
-        `stdout` and `stderr`.
+    :param stdin: the standard input of the template's command, DEVNULL by default. `stdout` and
+        `stderr` are its standard output and error, also DEVNULL by default.
     :raises TypeError: an argument has the wrong type.
     :raises ValueError: an argument has a wrong value, or `host` is closed.
     """
