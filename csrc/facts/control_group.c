@@ -43,8 +43,8 @@ static int open_in(int mount, const char *group, const char *file)
     return openat(mount, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 }
 
-/* Shortens the path of a control group to that of its parent. Returns false if the path is already
- * that of the root cgroup. */
+/* Shortens the path of a control group to the path of its parent. Returns false if the path is
+ * already the path of the root cgroup. */
 static bool go_up(char *group)
 {
     char *slash = strrchr(group, '/');

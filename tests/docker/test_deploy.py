@@ -291,8 +291,8 @@ def test_the_profile_is_copied_as_the_daemonset_says(plain: Engine, node: Path) 
             assert target.read_text() == (TREE / "docker" / "seccomp.json").read_text()
             assert [file.name for file in target.parent.iterdir()] == ["usernsctl.json"]
             assert target.stat().st_mode & 0o777 == 0o644
-            # Check that a new file has replaced the old one by rename(2), so that no reader sees
-            # a partial profile.
+            # Check that a new file has replaced the old file by rename(2), so that no reader sees a
+            # partial profile.
             assert not os.path.samestat(os.fstat(before.fileno()), target.stat())
 
 

@@ -1,7 +1,7 @@
 """Attacks that replace a directory with a symbolic link while a sandbox mounts it.
 
 The attacker swaps paths in a loop (swapper.c). A fake runsc (stand_in.c), which starts faster than
-the real one, prints what a payload would have obtained.
+the real runsc, prints what a payload would have obtained.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
  *
  * The programs in the sandbox run in stubs, which are children of gVisor's kernel, the sentry. The
  * sentry does not notice if a stub is killed, and the programs then hang forever. Stubs never exit
- * by themselves: a stub without a program waits for the next one. So if there was an OOM kill in
- * the control group, and a child of the sentry is a zombie or was reaped, the sentry has lost a
+ * by themselves: a stub without a program waits for the next program. So if there was an OOM kill
+ * in the control group, and a child of the sentry is a zombie or was reaped, the sentry has lost a
  * stub.
  *
  * When a child is reaped, the kernel adds its page faults to the parent's cminflt in /proc/PID/stat

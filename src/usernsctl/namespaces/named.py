@@ -139,7 +139,7 @@ class NamedNamespace:
         """Create a record from the JSON object that :meth:`to_json` returned.
 
         :raises ValueError: a value in the object is invalid. If a field is missing or has the wrong
-            type, the exception is another exception of ``usernsctl._system.records.NONSENSE``.
+            type, the method raises another exception of ``usernsctl._system.records.NONSENSE``.
         """
         namespaces = tuple(state["namespaces"])
         if not set(namespaces) <= set(_core.ALL_NAMESPACES):

@@ -297,7 +297,7 @@ static void the_helpers_are_looked_for_as_a_pair(void)
     read_facts(&place);
     snprintf(want, sizeof want, "%s/newgidmap", other.dir);
     CHECK_TEXT(facts.id[UN_GID].helper, want);
-    /* The search skips a helper that is not executable, and finds the next one in PATH. */
+    /* The search skips a helper that is not executable, and finds the next helper in PATH. */
     put_program(&other, "newgidmap", "", 0644);
     read_facts(&place);
     snprintf(want, sizeof want, "%s/newgidmap", place.dir);
