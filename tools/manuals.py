@@ -36,7 +36,7 @@ PAGES = "manual"
 MADE = f"{PAGES}/verbs"
 
 #: The pages that are written by hand, with their sections and descriptions. The page of the program
-#: usernsctl-exec is also that of the subcommand exec.
+#: usernsctl-exec is also the page of the subcommand exec.
 WRITTEN = {
     "usernsctl": ("1", "run programs in user namespaces and in gVisor, without root"),
     "usernsctl-exec": ("1", "execute a command in a new user namespace, or in gVisor"),

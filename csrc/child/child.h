@@ -32,7 +32,8 @@ struct un_task {
     uint64_t signals;          /* signal mask of the command */
     struct un_own_maps maps;   /* maps of the new user namespace */
     struct un_setup setup;     /* setup in the namespaces; its parent_pidfd is fd[UN_TASK_PARENT] */
-    struct un_command command; /* the command; its environment is that of the child program */
+    struct un_command command; /* the command; its environment is the environment of the child
+                                  program */
 };
 
 /* UN_EACH_TASK_NUMBER() applies a macro to each member of struct un_task with a numeric argument,

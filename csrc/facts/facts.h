@@ -53,7 +53,7 @@ struct un_groups {
                            usually "/sys/fs/cgroup" */
     /* parent of the directories with users' transient unit files; usually "/run/user" */
     const char *users;
-    bool is_copy; /* whether the paths above are those of copies in tests: then neither the
+    bool is_copy; /* whether the paths above name copies in tests; if they do, neither the
                      filesystem type nor the members of the control group are checked */
 };
 

@@ -1,11 +1,11 @@
 /*
  * Making the limits of the sandbox and of its control group visible to the program in the sandbox.
  *
- * gVisor reports the memory size that runsc reads from /proc/meminfo, which is that of the whole
- * host, and the number of processors in runsc's CPU affinity. Programs such as Node and the JVM
- * derive the sizes of their heaps and thread pools from these two numbers. So a file with the
- * memory limit is bind-mounted on /proc/meminfo in the mount namespace of runsc, and a CPU quota
- * becomes a CPU affinity with as many processors.
+ * gVisor reports two numbers to the program: the memory size of the whole host, which runsc reads
+ * from /proc/meminfo, and the number of processors in runsc's CPU affinity. Programs such as Node
+ * and the JVM derive the sizes of their heaps and thread pools from these two numbers. So a file
+ * with the memory limit is bind-mounted on /proc/meminfo in the mount namespace of runsc, and a CPU
+ * quota becomes a CPU affinity with as many processors.
  */
 #include "base/base.h"
 #include "facts/facts.h"

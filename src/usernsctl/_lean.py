@@ -10,7 +10,7 @@ The names mean the same as in :mod:`dataclasses`, with four restrictions: no cla
 another, annotations are strings (``from __future__ import annotations``), every class has slots,
 and ``order=True`` requires ``frozen=True``.
 
-The import of :mod:`typing` takes as long as those of twenty modules of this package. If no other
+Importing :mod:`typing` takes as long as importing twenty modules of this package. If no other
 module has imported :mod:`typing`, this module defines placeholders for its names. They suffice,
 because annotations that are strings are not evaluated.
 """

@@ -11,8 +11,9 @@
 enum { ERRORS, CRASH, DEBUG, BUNDLE, FILES };
 
 /* Prints to standard error why runsc has failed. Prints nothing if runsc's log shows a normal exit,
- * because `status`, the exit status of runsc, then is that of the command. `limit` is the cause id
- * of a limit that was exceeded while runsc ran, or "". Returns the exit status of the watcher. */
+ * because `status`, the exit status of runsc, is then the exit status of the command. `limit` is
+ * the cause id of a limit that was exceeded while runsc ran, or "". Returns the exit status of the
+ * watcher. */
 int explain_runsc(char *const *files, int status, const char *limit);
 
 /* Records, in the child that executes runsc, that the child has reported its own failure, so that

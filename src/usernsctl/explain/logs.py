@@ -135,8 +135,8 @@ def _calls(directory: str | os.PathLike[str]) -> Iterator[list[_Log]]:
             if not entry.is_file(follow_symlinks=False):
                 continue
             name = _NAME.fullmatch(entry.name)
-            # Treat logs with other names, which come from --debug-log=PATTERN, as those of one
-            # invocation.
+            # Treat all logs with other names, which come from --debug-log=PATTERN, as the logs of
+            # one invocation.
             call, command = (name["call"], name["command"]) if name else ("", _guess(entry.name))
             calls.setdefault(call, []).append(_Log(entry.path, command))
     for call in sorted(calls, reverse=True):

@@ -116,8 +116,9 @@ static void given_descriptors_are_used(void)
     CHECK(fcntl(fds[0], F_GETFD) >= 0);
 }
 
-/* Writes a record "assume" about the first source, /tmp/file, to `line`. The record's size differs
- * from that of the file by `size`, and its mode by the bits `mode`. */
+/* Writes a record "assume" about the first source, /tmp/file, to `line`. The size in the record
+ * differs from the size of the file by `size`. The mode in the record differs from the mode of the
+ * file by the bits `mode`. */
 static void write_assumption(char line[256], long size, unsigned mode)
 {
     struct stat status;
