@@ -276,7 +276,7 @@ def test_every_exception_names_an_existing_block() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_code_block_has_a_known_language(page: str) -> None:
-    """Check that each code block names a known language; others would not be executed."""
+    """Check that each code block names a known language; other blocks are not executed."""
     for language, content in BLOCK.findall((TREE / page).read_text()):
         assert language in LANGUAGES, content
         assert language == "console" or not re.search(r"^\$ ", content, re.MULTILINE), content

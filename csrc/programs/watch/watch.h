@@ -38,7 +38,8 @@ void start_limit_begin(struct start_limit *limit);
 /* Returns whether the deadline has passed and the sandbox has not started. `command` is the command
  * line of `runsc run`. */
 bool start_limit_is_over(struct start_limit *limit, char *const *command);
-/* Returns the time in ms until the deadline, or -1 if there is none, or if it has passed. */
+/* Returns the time in ms until the deadline, or -1 if there is no deadline, or if the deadline has
+ * passed. */
 int start_limit_interval(const struct start_limit *limit);
 
 /* ---- pump.c: limiting the output of the sandbox ---------------------------------------------- */

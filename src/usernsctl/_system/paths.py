@@ -546,7 +546,7 @@ NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
 
 
 class InvalidNameError(NamespaceError, ValueError):
-    """Error for a text that is not a valid name, of a namespace or template, or sandbox id."""
+    """Error for an invalid name of a namespace or template, or an invalid sandbox id."""
 
 
 def check_name(name: str, what: str) -> str:

@@ -46,10 +46,11 @@ LATE = "no-answer-in-time"
 # others.
 _SHARE = 0.5
 _LATE_STATUS = 124  # The exit status after a timeout, UN_PROBE_LATE in csrc/programs/probe.
-# The exit status of usernsctl-probe if its output contains no status, and Popen reports 0.
+# The exit status to assume for usernsctl-probe if its output contains no status, and Popen reports
+# 0.
 _FAILED_STATUS = 125
-# The time, in seconds, by which the timeout of usernsctl-probe exceeds that of its step, and the
-# timeout for a killed usernsctl-probe to exit.
+# In seconds: the time by which the timeout of usernsctl-probe exceeds the timeout of its step, and
+# the timeout for a killed usernsctl-probe to exit.
 _GRACE = 3.0
 
 _FULL = (errno.ENOSPC, errno.EUSERS)
