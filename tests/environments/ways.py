@@ -7,6 +7,7 @@ rest as nobody.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -115,15 +116,22 @@ def own_etc() -> None:
         return
     own.mkdir(0o755)
     for entry in Path("/etc").iterdir():
-        seen, copy = entry.lstat(), own / entry.name
-        if stat.S_ISFIFO(seen.st_mode):
-            os.mkfifo(copy, stat.S_IMODE(seen.st_mode))
-        elif stat.S_ISDIR(seen.st_mode):
-            shutil.copytree(entry, copy, symlinks=True, ignore_dangling_symlinks=True)
-        else:
-            shutil.copy2(entry, copy, follow_symlinks=False)
-        os.chown(copy, seen.st_uid, seen.st_gid, follow_symlinks=False)
+        # Other tests may remove their files from /etc at the same time.
+        with contextlib.suppress(FileNotFoundError):
+            copy_entry(entry, own / entry.name)
     mount(str(own), "/etc", None, MS_BIND)
+
+
+def copy_entry(entry: Path, copy: Path) -> None:
+    """Copy a file or directory with its owner, mode and symbolic links."""
+    seen = entry.lstat()
+    if stat.S_ISFIFO(seen.st_mode):
+        os.mkfifo(copy, stat.S_IMODE(seen.st_mode))
+    elif stat.S_ISDIR(seen.st_mode):
+        shutil.copytree(entry, copy, symlinks=True, ignore_dangling_symlinks=True)
+    else:
+        shutil.copy2(entry, copy, follow_symlinks=False)
+    os.chown(copy, seen.st_uid, seen.st_gid, follow_symlinks=False)
 
 
 def another_user(uid: int) -> Way:

@@ -105,7 +105,7 @@ def test_options_set_limits_and_user(box: un.Sandbox, cp: Call, tmp_path: Path) 
         (["-f", "box:/a", "b"], "apply only to copies into a sandbox"),
         (["--user", "no:such:user", "a", "box:/b"], "is not UID[:GID] or NAME[:GROUP]"),
         (["--max-bytes", "-1", "a", "box:/b"], "is not a whole number"),
-        (["a"], "required"),
+        (["a"], "missing: DST"),
     ],
 )
 def test_invalid_arguments_are_refused(cp: Call, args: list[str], message: str) -> None:
