@@ -100,8 +100,11 @@ static const char *cause_in(const char *helper, const char *output, struct un_er
 {
     if (strstr(output, "Read-only file system"))
         return "proc-read-only";
-    const char *closed =
-        strstr(output, "_map failed: Permission denied") ? cause_of_closed_map(helper) : NULL;
+    const char *closed = NULL;
+    if (strstr(output, "_map failed: Permission denied"))
+        closed = cause_of_closed_map(helper);
+    else if (strstr(output, "Could not open proc directory"))
+        closed = cause_of_powerless_root(helper);
     if (closed)
         return closed;
     if (is_open_filtered(output) || un_filter_forbids(&un_helper_calls, filter))

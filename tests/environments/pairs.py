@@ -98,6 +98,7 @@ REMEMBERED = (
     "runsc-crashes+landlock-allows-proc",
     "runsc-exits-3-with-words+vfork-killed",
     "runsc-wrapped+vfork-killed",
+    "helpers-setuid-and-capable+hidepid-noaccess",
 )
 
 
