@@ -173,7 +173,7 @@ def _rootfs_for(directory: str, rootfs: str) -> str:
             step="rootfs",
             filename=rootfs,
             cause="rootfs-missing",
-            remedy="name the directory of a root filesystem, if relative from the current directory",
+            remedy="name the directory of a root filesystem, relative to the current directory",
         )
     outside, bundle = Path(rootfs).resolve(), Path(directory).resolve()
     if outside != bundle and outside.is_relative_to(bundle):
