@@ -866,7 +866,8 @@ int un_launch_parse(const void *bytes, size_t size, struct un_launch **launch,
  * before the first of these system calls: a process that the filter kills can't report the
  * cause. */
 int un_filter_check_launch(struct un_error *err);
-/* Fails if a seccomp filter kills callers of a system call that `usernsctl doctor` makes itself. */
+/* Fails if a seccomp filter kills callers of a system call that `usernsctl doctor` makes itself, or
+ * if there is a filter, but no child can be created to try these calls (process-limit). */
 int un_filter_check_doctor(struct un_error *err);
 /* Opens the host files that the launch's `source` records name, checks them against the launch's
  * `assume` records, and prepares control groups if the launch needs any. Must be called before this

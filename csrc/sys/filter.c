@@ -290,22 +290,39 @@ static bool was_killed(pid_t child, const struct trial *trial)
     return WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS;
 }
 
-static bool fail_call(const struct un_probe_call *call, const char *how, struct un_error *err)
+static int fail_call(const struct un_probe_call *call, const char *how, struct un_error *err)
 {
     un_fail(err, call->step, 0, call->cause, how, call->name);
-    return true;
+    return 1;
 }
 
-static bool is_forbidden(const struct un_probe_calls *calls, struct trial *trial,
-                         struct un_error *err)
+/* Returns 1 if a filter forbids one of the system calls, 0 if none is forbidden or this process
+ * can't try them, and -1 with errno set if the child can't be created. */
+static int run_trial(const struct un_probe_calls *calls, struct trial *trial, struct un_error *err)
 {
-    pid_t child = would_be_first() ? -1 : run_child(calls, trial);
+    if (would_be_first())
+        return 0;
+    pid_t child = run_child(calls, trial);
     if (child < 0)
-        return false;
+        return -1;
     const struct un_probe_call *last = trial->begun ? &calls->call[trial->begun - 1] : &wait_call;
     if (was_killed(child, trial))
         return fail_call(last, "a seccomp filter kills callers of %s(2)", err);
-    return trial->is_denied && fail_call(last, "a seccomp filter denies %s(2)", err);
+    return trial->is_denied ? fail_call(last, "a seccomp filter denies %s(2)", err) : 0;
+}
+
+/* Returns what run_trial() does; 0 if there is no filter. */
+static int try_calls(const struct un_probe_calls *calls, struct un_error *err)
+{
+    if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != SECCOMP_MODE_FILTER)
+        return 0;
+    struct trial *trial =
+        mmap(NULL, sizeof *trial, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (trial == MAP_FAILED)
+        return 0;
+    int result = run_trial(calls, trial, err);
+    munmap(trial, sizeof *trial);
+    return result;
 }
 
 static const struct un_probe_calls of_doctor = LIST(doctor_calls);
@@ -317,18 +334,14 @@ int un_filter_check_launch(struct un_error *err)
 
 int un_filter_check_doctor(struct un_error *err)
 {
-    return un_filter_forbids(&of_doctor, err) ? -1 : 0;
+    int result = try_calls(&of_doctor, err);
+    /* Fail if the calls can't be tried, because a filter could kill doctor before it reports. */
+    if (result < 0 && errno == EAGAIN)
+        return un_fail(err, UN_STEP_CLONE, EAGAIN, "process-limit", "clone");
+    return result > 0 ? -1 : 0;
 }
 
 bool un_filter_forbids(const struct un_probe_calls *calls, struct un_error *err)
 {
-    if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != SECCOMP_MODE_FILTER)
-        return false;
-    struct trial *trial =
-        mmap(NULL, sizeof *trial, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (trial == MAP_FAILED)
-        return false;
-    bool is_found = is_forbidden(calls, trial, err);
-    munmap(trial, sizeof *trial);
-    return is_found;
+    return try_calls(calls, err) > 0;
 }

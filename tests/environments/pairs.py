@@ -99,6 +99,7 @@ REMEMBERED = (
     "runsc-exits-3-with-words+vfork-killed",
     "runsc-wrapped+vfork-killed",
     "helpers-setuid-and-capable+hidepid-noaccess",
+    "nproc-1+pipe2-killed",
 )
 
 

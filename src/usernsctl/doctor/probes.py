@@ -325,7 +325,8 @@ def try_all(facts: Facts, *, runsc: bool = True, seconds: float = DEADLINE) -> d
 def try_own_calls() -> Probe | None:
     """Return a failed probe named START if a seccomp filter would kill doctor, else None.
 
-    A killed process can't report anything, so a child process tries doctor's own system calls.
+    A killed process can't report anything, so a child process tries doctor's own system calls. If
+    no child can be created, the probe fails, too.
     """
     try:
         _core.check_filter(of_doctor=True)
