@@ -91,6 +91,14 @@ def test_a_named_namespace_lives_from_create_to_remove(usernsctl: Program, state
     assert "no namespace 'web'" in ns(usernsctl, "exec", "web", "--", "true", status=125)
 
 
+def test_the_other_namespaces_are_removed_if_standard_error_is_full(usernsctl: Program) -> None:
+    ns(usernsctl, "create", "web", "-r")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([usernsctl.path, "ns", "remove", "absent", "web"], stderr=full)
+    assert done.returncode == 125
+    assert ns(usernsctl, "list") == ""
+
+
 @pytest.mark.parametrize("length", [1, 59, 60, 64])
 @pytest.mark.sampled(2)
 def test_names_of_any_length_are_listed(usernsctl: Program, length: int) -> None:

@@ -33,18 +33,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        redirect_to_null(1)
-        redirect_to_null(2)
+        _redirect_to_null(1)
+        _redirect_to_null(2)
         return 128 + signal.SIGPIPE
     except OSError as error:
-        redirect_to_null(1)
+        _redirect_to_null(1)
         where = error.filename
         from usernsctl._text import say
 
         try:
             say(f"usernsctl: {where}: {error.strerror}" if where else f"usernsctl: {error}")
         except OSError:
-            redirect_to_null(2)
+            _redirect_to_null(2)
         return 125
 
 
@@ -59,14 +59,23 @@ def _call_and_flush(argv: list[str]) -> int:
         known = _named(error)
         if known is None:
             raise
-        try:
-            print_error(known)
-        except BrokenPipeError:
-            raise
-        except OSError:
-            # The exit status still tells the caller what failed.
-            redirect_to_null(2)
+        print_or_drop(print_error, known)
         return known.exit_status
+
+
+def print_or_drop(write: Callable[..., None], *arguments: object, **options: object) -> None:
+    """Call `write`, which prints an error; drop the output if standard error is a full file.
+
+    The exit status still tells the caller what failed.
+
+    :raises BrokenPipeError: standard error is a pipe that nobody reads.
+    """
+    try:
+        write(*arguments, **options)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        _redirect_to_null(2)
 
 
 def print_error(error: UsernsError) -> None:
@@ -103,7 +112,7 @@ def call_for_each(function: Callable[[str], None], names: Sequence[str]) -> int:
         try:
             function(name)
         except UsernsError as error:
-            print_error(error)
+            print_or_drop(print_error, error)
             status = status or error.exit_status
     return status
 
@@ -200,7 +209,7 @@ def version() -> str:
     return f"usernsctl, version {_core.version()}\n"
 
 
-def redirect_to_null(fd: int) -> None:
+def _redirect_to_null(fd: int) -> None:
     """Redirect `fd`, a broken standard stream, to /dev/null, so that the flush at exit succeeds."""
     with open(os.devnull, "wb") as nothing:
         os.dup2(nothing.fileno(), fd)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from usernsctl import _core
 from usernsctl._text import shown, shown_lines
-from usernsctl.cli import redirect_to_null
+from usernsctl.cli import print_or_drop
 from usernsctl.cli.parser import UsageError
 from usernsctl.errors import UsernsError
 
@@ -36,20 +36,15 @@ def reporting(function: Callable[[], object]) -> int:
     except UsernsError as error:
         known = _core.cause(error.cause)
         remedy = error.remedy or (known.remedy if known else None)
-        try:
-            _print(
-                "error",
-                step=error.step,
-                message=shown(error.reason),
-                cause=error.cause,
-                why=known.why if known else None,
-                remedy=shown_lines(remedy) if remedy else None,
-            )
-        except BrokenPipeError:
-            raise
-        except OSError:
-            # The exit status still tells the caller what failed.
-            redirect_to_null(2)
+        print_or_drop(
+            _print,
+            "error",
+            step=error.step,
+            message=shown(error.reason),
+            cause=error.cause,
+            why=known.why if known else None,
+            remedy=shown_lines(remedy) if remedy else None,
+        )
         return error.exit_status
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
