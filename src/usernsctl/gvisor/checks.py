@@ -170,6 +170,11 @@ def gids(given: Any) -> list[int]:
     return found
 
 
+def fits_hostname(text: str) -> bool:
+    """Return whether the kernel accepts `text` as a hostname, by its length in bytes."""
+    return len(text.encode()) <= HOSTNAME_MAX
+
+
 def hostname(given: str | None) -> str | None:
     """Check the hostname of a sandbox, and return it; return None for None.
 
@@ -181,7 +186,7 @@ def hostname(given: str | None) -> str | None:
     if not isinstance(given, str):
         raise TypeError(f"hostname must be text, not {given!r}")
     check_utf8("hostname", given)
-    if not 0 < len(given.encode()) <= HOSTNAME_MAX or "\0" in given:
+    if not given or not fits_hostname(given) or "\0" in given:
         raise ValueError(f"hostname must have 1 to {HOSTNAME_MAX} bytes, and no NUL: {given!r}")
     return given
 

@@ -204,9 +204,9 @@ def _is_short(hostname: str | None) -> bool:
     if not hostname:
         return True
     # Import the module here, because few runs set a hostname.
-    from usernsctl.gvisor.checks import HOSTNAME_MAX
+    from usernsctl.gvisor.checks import fits_hostname
 
-    return len(hostname.encode()) <= HOSTNAME_MAX
+    return fits_hostname(hostname)
 
 
 def _is_capability(name: str) -> bool:

@@ -12,7 +12,7 @@ from msgspec import Meta, Struct, field
 
 from usernsctl._lean import dataclass
 from usernsctl.errors import BundleError
-from usernsctl.gvisor.checks import HOSTNAME_MAX
+from usernsctl.gvisor.checks import HOSTNAME_MAX, fits_hostname
 
 MAX_ID = 2**32 - 1
 
@@ -530,7 +530,7 @@ class _Shape:
             fits = bare is not int or value <= _UINT64_MAX  # type: ignore[operator]
             # Check the length here, because msgspec counts characters, not bytes.
             if kind == Hostname:
-                fits = len(str(value).encode()) <= HOSTNAME_MAX
+                fits = fits_hostname(str(value))
         except msgspec.ValidationError:
             fits = False
         if not fits:
