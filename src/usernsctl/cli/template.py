@@ -24,6 +24,7 @@ from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.launch.view import COMMAND_LINE
 from usernsctl.gvisor.sandbox.sandbox import Sandbox
 from usernsctl.gvisor.template.image import not_ready
+from usernsctl.gvisor.template.record import shown_args
 from usernsctl.gvisor.template.template import RestoreOptions, TemplateOptions
 
 if TYPE_CHECKING:
@@ -218,10 +219,8 @@ def list_(as_json: bool) -> None:
     """List the templates: name, kind, size, age and command."""
     from usernsctl.gvisor.template import store
 
-    # Of the command of a Python template, show only the interpreter: the interpreter's arguments
-    # are usernsctl's own program.
     found = [
-        replace_fields(template, args=template.args[:1]) if template.kind == "python" else template
+        replace_fields(template, args=shown_args(template.kind, template.args))
         for template in store.list_all()
     ]
     if as_json:

@@ -26,6 +26,16 @@ _VERSION = 1
 #: The kinds of templates, in which PID 1 is a command, the agent, or a Python interpreter.
 KINDS = ("command", "agent", "python")
 
+
+def shown_args(kind: str | None, args: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those arguments of a template's command that a list of templates shows.
+
+    A Python template shows only the path of its interpreter: the other arguments are usernsctl's
+    own program.
+    """
+    return args[:1] if kind == "python" else args
+
+
 # The directories of programs and libraries. Their modification times are compared at a restore,
 # because they change when a package manager replaces a file.
 _LIBRARIES = ("/usr/bin", "/usr/lib", "/usr/lib64", "/usr/local/bin", "/usr/local/lib")

@@ -30,7 +30,7 @@ from usernsctl.gvisor.template.checkpoint import (
     for_command,
 )
 from usernsctl.gvisor.template.image import STEP, Image, wrong_kind
-from usernsctl.gvisor.template.record import TemplateRecord
+from usernsctl.gvisor.template.record import TemplateRecord, shown_args
 from usernsctl.gvisor.template.store import read, use
 
 
@@ -295,9 +295,7 @@ class Template(ClosingMixin):
 
     def __repr__(self) -> str:
         made = self._made.record
-        # Of the command of a PythonTemplate, show only the interpreter, because the arguments are
-        # the text of interpreter.py.
-        args = list(made.args[:1] if made.kind == "python" else made.args)
+        args = list(shown_args(made.kind, made.args))
         return f"<{type(self).__name__} {args}{': closed' if self._is_closed else ''}>"
 
     def __reduce__(self) -> NoReturn:
