@@ -122,6 +122,20 @@ class HostOptions(NamedHostOptions, total=False):
     idmap: AnyIdMap | None
 
 
+def take_limits(options: HostOptions | LimitOptions) -> Mapping[str, Any] | None:
+    """Move the limits out of `options`, and return them; ``None`` if `options` sets no limits.
+
+    :raises TypeError: a limit has the wrong type.
+    :raises ValueError: a limit has a wrong value.
+    """
+    given: dict[str, Any] = {**options}
+    limits = LimitOptions.__annotations__
+    taken = {name: given[name] for name in limits if given.get(name) is not None}
+    for name in limits:
+        options.pop(name, None)  # type: ignore[misc]
+    return Request.checked(taken) if taken else None
+
+
 class RunscNamespace:
     """Namespaces in which runsc commands are started, and the restrictions that apply to them.
 

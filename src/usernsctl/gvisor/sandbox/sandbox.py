@@ -53,6 +53,7 @@ from usernsctl.gvisor.sandbox.host_namespace import (
     HostOptions,
     LimitOptions,
     check_host,
+    take_limits,
 )
 from usernsctl.gvisor.sandbox.interpreter import InterpreterMixin
 from usernsctl.gvisor.sandbox.records import DetachedRecord
@@ -953,22 +954,6 @@ def _unless_limited(life: AttachedSandbox | DetachedSandbox, status: int) -> int
     if (error := life.limit_error()) is not None:
         raise error
     return status
-
-
-_LIMITS = ("memory", "pids", "cpus", "disk", "ttl", "idle_timeout", "limits")
-
-
-def take_limits(options: HostOptions | LimitOptions) -> Mapping[str, Any] | None:
-    """Move the limits out of `options`, and return them; ``None`` if `options` sets no limits.
-
-    :raises TypeError: a limit has the wrong type.
-    :raises ValueError: a limit has a wrong value.
-    """
-    given: dict[str, Any] = {**options}
-    taken = {name: given[name] for name in _LIMITS if given.get(name) is not None}
-    for name in _LIMITS:
-        options.pop(name, None)  # type: ignore[misc]
-    return Request.checked(taken) if taken else None
 
 
 def _host_of(
