@@ -140,10 +140,11 @@ static bool is_half_closed(const struct connection *connection, int end)
     return connection->half[end].has_ended && !connection->half[1 - end].is_shut;
 }
 
-/* Returns whether poll(2) has reported that the connection of the socket fd[end] has ended. */
-static bool has_failed(const struct connection *connection, int end)
+/* Returns whether the socket fd[end] is half-closed, and its peer has reset the connection. */
+static bool was_reset(const struct connection *connection, int end)
 {
-    return connection->polled[end]->revents & (POLLERR | POLLHUP);
+    return is_half_closed(connection, end) &&
+           connection->polled[end]->revents & (POLLERR | POLLHUP);
 }
 
 /* Handles the events of a connection. Returns false if the connection has ended. */
@@ -159,15 +160,13 @@ static bool serve(struct connection *connection)
         connection->is_connecting = false;
     }
     struct half *request = &connection->half[0], *answer = &connection->half[1];
-    if ((is_half_closed(connection, 0) && has_failed(connection, 0)) ||
-        !fill_half(request, connection->fd[0]) || !fill_half(answer, connection->fd[1]) ||
-        !drain_half(answer, connection->fd[0]))
+    if (was_reset(connection, 0) || !fill_half(request, connection->fd[0]) ||
+        !fill_half(answer, connection->fd[1]) || !drain_half(answer, connection->fd[0]))
         return false;
     /* If the program has closed its socket, end only the direction to the program, because the
      * program's last answer may still be in a buffer. For example, a server may reject a large
      * upload before the end of the upload. */
-    if ((is_half_closed(connection, 1) && has_failed(connection, 1)) ||
-        !drain_half(request, connection->fd[1]))
+    if (was_reset(connection, 1) || !drain_half(request, connection->fd[1]))
         end_half(request);
     return !request->is_shut || !answer->is_shut;
 }
