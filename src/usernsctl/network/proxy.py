@@ -209,9 +209,8 @@ class Proxy:
 class _Relay:
     """A relay of bytes between a client and a server.
 
-    The relay of a tunnel ends when both the client and the server have sent end of file. The relay
-    of any other request ends when the server has sent end of file. At most one block is buffered
-    for each direction.
+    A tunnel ends when both the client and the server have sent end of file. Any other request ends
+    when the server has sent end of file. At most one block is buffered for each direction.
 
     :param body: the parser of the request's body, or None for a tunnel.
     """
@@ -318,7 +317,7 @@ class _Relay:
         except ConnectionError:
             if sock is self._client:
                 raise
-            # The server reads no more bytes, but its last bytes may still have to be forwarded.
+            # The server has closed its socket. Continue to forward the end of the server's answer.
             self._pending[sock] = b""
             self._ended.add(self._client)
             self._is_cut = True

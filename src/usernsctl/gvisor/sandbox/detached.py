@@ -92,8 +92,8 @@ class DetachedSandbox:
     """
 
     rusage = None
-    # Whether the sandbox may have an idle timeout. Only the keeper, the process that watches the
-    # sandbox, knows whether it has one; open_activity() checks whether the activity file exists.
+    # A detached sandbox may have an idle timeout. Only the process that watches the sandbox knows
+    # the timeout; open_activity() checks whether the activity file exists.
     counts_idle = True
 
     def __init__(
