@@ -9,11 +9,13 @@
 #include <sys/socket.h>
 
 /* Commands that set up the network of a host, with routes over several gateways, and over gateways
- * of another address family. */
+ * of another address family. The kernel adds the route to a new IPv6 address asynchronously
+ * (addrconf_dad_work()), so wait for that route. */
 static const char machine[] =
     "ip link set lo up; ip link add lan type veth peer name port; ip link set port up;"
     "ip link set lan up; ip address add 10.79.0.2/24 dev lan;"
     "ip -6 address add fd79::2/64 dev lan nodad;"
+    "until ip -6 route show table local | grep -q fd79::2; do sleep 0.01; done;"
     "ip route add default nexthop via 10.79.0.1 dev lan nexthop via 10.79.0.3 dev lan;"
     "ip -6 route add default nexthop via fd79::1 dev lan nexthop via fd79::3 dev lan;"
     "ip route add 10.80.0.0/16 via inet6 fd79::4 dev lan; ip route add 10.81.0.0/16 dev lan";
