@@ -4,8 +4,8 @@
     python bench/limits.py --price
 
 Prints the table of docs/limits.md for the calling user. Control groups enforce the limits if the
-script runs as root and usernsctl can create them. --price prints the CPU time that the watchers of
-idle sandboxes use.
+script runs as root and usernsctl can create them. --price prints the CPU time of usernsctl-init,
+which watches the limits of a sandbox, for idle sandboxes.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ MIB = 1 << 20
 # WITHIN is the number of seconds within which a sandbox must end after it reaches its limit.
 # PATIENCE is the timeout of a run in seconds.
 WITHIN, PATIENCE = 2, 120
-# Number of bytes by which a sandbox may exceed its memory limit; or a tenth of the limit, if that
-# is more.
+# Number of bytes by which a sandbox may exceed its memory limit. A limit of more than ten times as
+# many bytes may be exceeded by a tenth.
 EXCESS = 64 * MIB
 
 # Definitions that precede the code of each Python program that exceeds a limit (class Hog). The
@@ -213,7 +213,7 @@ def measure(name: str, hog: Hog, runs: int) -> str:
 
 
 def price(memory: str | None, count: int = 10, seconds: int = 30) -> float:
-    """Return the CPU seconds that the watchers of idle sandboxes use per second of elapsed time."""
+    """Return the CPU seconds that usernsctl-init uses per second for `count` idle sandboxes."""
     limits = {} if memory is None else {"memory": memory}
     with un.SandboxHost(**limits) as host:  # type: ignore[arg-type]
         boxes = [host.start(None) for _ in range(count)]
@@ -228,7 +228,7 @@ def price(memory: str | None, count: int = 10, seconds: int = 30) -> float:
 
 
 def watchers() -> dict[str, float]:
-    """Return a dict that maps the pids of this user's watchers to their CPU times in seconds."""
+    """Return the CPU times of this user's usernsctl-init processes in seconds, by pid."""
     found: dict[str, float] = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:

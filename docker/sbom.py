@@ -84,7 +84,7 @@ def release_of_runsc(root: Path) -> str:
 
 
 def resolve(root: Path, path: Path) -> Path:
-    """Return the host's path of a file in the image; resolve an absolute link below `root`."""
+    """Return the host's path of a file in the image; an absolute link leads to a path in `root`."""
     found = root / path
     return root / found.readlink().relative_to("/") if found.is_symlink() else found
 

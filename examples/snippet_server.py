@@ -61,7 +61,8 @@ class Server(ThreadingHTTPServer):
         )
         self.free = threading.BoundedSemaphore(AT_ONCE)
         self.pool = self.host.pool(WAITING)
-        # Bind the address last: if that fails, this calls server_close().
+        # Bind the address last: if bind(2) fails, TCPServer calls server_close(), which needs the
+        # pool.
         super().__init__(address, Handler)
 
     def server_close(self) -> None:

@@ -2,10 +2,10 @@
 
 DIRECTORY is the virtual environment whose extension and programs are instrumented for coverage
 (`tools/environment counted`). The script first runs the C tests, the fuzz targets with their seeds,
-and the C tests again while libc calls fail (tools/c_faults.py). Then it runs the Python tests: for
-root, as root and as the user usernsctl-test, and for any other caller as that caller. Failed Python
-tests are printed, but ignored, because LLVM's runtime adds environment variables, descriptors and
-system calls. The script needs clang and llvm.
+and the C tests again while libc calls fail (tools/c_faults.py). Then it runs the Python tests: as
+root and as the user usernsctl-test if root calls the script, otherwise only as the caller. Failed
+Python tests are printed, but ignored, because LLVM's runtime adds environment variables,
+descriptors and system calls. The script needs clang and llvm.
 """
 
 from __future__ import annotations

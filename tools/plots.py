@@ -21,7 +21,7 @@ MODEL = TREE / "docs" / "pictures" / "time.svg"
 
 WIDTH = 440
 LEFT = 20
-# Length of the longer bar; the number fits to its right.
+# Length of the longer bar, in pixels. The rest of WIDTH is for the number to the right of the bar.
 LENGTH = 300
 ROW = 106
 TOP = 20
