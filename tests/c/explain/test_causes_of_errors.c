@@ -71,8 +71,8 @@ static const struct {
     {UN_STEP_MOUNT, EPERM, "/proc", {{0}}, "mount-without-owned-ns"},
 };
 
-/* Errors of clone3(2) with a control group. In the detail of the error, `below` must follow the
- * path of the control group. */
+/* Errors of clone3(2) with a control group. The error's detail must be the path of the control
+ * group, followed by `below`. */
 static const struct {
     int errnum;
     const char *cause, *below;

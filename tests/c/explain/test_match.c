@@ -81,7 +81,7 @@ static void text_may_contain_any_bytes(void)
     CHECK(!un_match("denie\1d\0011,1;", text, sizeof text - 2));
     CHECK(un_match("denie\2d\003", text, sizeof text - 2) == text + 4);
     CHECK(!un_match("a", "", 0));
-    /* Whichever literal part un_match() searches for first, it finds the leftmost match. */
+    /* un_match() finds the leftmost match, whichever literal part it searches for first. */
     CHECK(un_match("\0010-9\0011,2; denied", "1 x 23 denied", 13));
     CHECK_TEXT(un_match("\0010-9\0011,2; denied", "1 x 23 denied", 13), "23 denied");
     /* More than four bytes never count as one character. */

@@ -40,7 +40,6 @@ static void one_cause_is_named(void)
                "runsc says: \"x: unable to run a rootless container without userns\"");
     CHECK_HAS(failure.cause.why, "Without a user namespace");
     CHECK_HAS(failure.remedy, "usernsctl run --bundle DIR\n#");
-    /* The explanation is that of the catalogue. */
     failure = explained("error setting up chroot: operation not permitted", "", "{}");
     struct un_cause known;
     CHECK(un_cause_find("mount-denied", &known));

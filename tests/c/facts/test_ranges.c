@@ -142,7 +142,8 @@ static void a_helper_is_judged_by_its_file(void)
     remove_place(&place);
 }
 
-/* Checks that the name is the one that getpwuid(3) finds. */
+/* Checks that the user's name is the one that getpwuid(3) finds, not that of a comment or of an NIS
+ * entry with the same uid. */
 static void lines_that_are_no_entry_are_skipped(void)
 {
     char text[256];

@@ -260,7 +260,7 @@ static void private_files_are_hidden(void)
     un_launch_close(launch);
 }
 
-/* Mounts a tmpfs on /etc, with a file of each kind that a snapshot of /etc treats differently. */
+/* Mounts a tmpfs on /etc, with a file for each case that a snapshot of /etc distinguishes. */
 static void make_etc(void)
 {
     CHECK_OK(un_mount("test", "/etc", "tmpfs", 0, "mode=0755", &err), &err);

@@ -110,7 +110,6 @@ static void every_verb_is_known(void)
     un_launch_close(launch);
 }
 
-/* Checks that a launch file is rejected wherever it is truncated. */
 static void truncated_launches_are_rejected(void)
 {
     struct draft draft;

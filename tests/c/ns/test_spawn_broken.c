@@ -47,8 +47,8 @@ static void make_script(char path[64], const char *body)
     close(fd);
 }
 
-/* Checks the error if the child is killed before or after the parent has confirmed that it has
- * received the child's socket. */
+/* Checks the error if the child is killed before or after the parent has confirmed the receipt of
+ * the child's socket. */
 static void a_child_that_is_killed(void)
 {
     static const char *const bodies[] = {"kill -KILL $$", "sleep 0.05; kill -KILL $$"};

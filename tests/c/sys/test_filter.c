@@ -1,5 +1,5 @@
-/* Tests of detecting system calls that a seccomp filter forbids. If a filter kills the caller of a
- * system call, only a child of the test's process must be killed. */
+/* Tests of detecting system calls that a seccomp filter forbids. A filter that kills callers of a
+ * system call may kill only a child of the test's process. */
 #include "check.h"
 #include "forked.h"
 #include "seccomp.h"

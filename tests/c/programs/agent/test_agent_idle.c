@@ -89,7 +89,7 @@ int main(void)
     }
     while (!are_idle(&shared->idle))
         usleep(1000);
-    /* The listener runs the first command, so another idle keeper must run the next command. */
+    /* The listener runs the first command, so the waiting keeper must run the next command. */
     int busy = request_program(&host, "sleep", "1000");
     receive_start(busy);
     int next = request_program(&host, "true", NULL);

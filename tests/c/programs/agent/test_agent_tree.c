@@ -38,8 +38,8 @@ static pid_t start_parent(bool waits)
     return pid;
 }
 
-/* Checks that agent_kill_while_stopped() kills only the descendants of `root`, and lets all other
- * processes continue. */
+/* Checks that agent_kill_while_stopped() kills only the descendants of a process, and lets all
+ * other processes continue. */
 static void descendants_are_killed_while_all_is_stopped(void)
 {
     pid_t root = start_parent(true), other = start_sleeper();
