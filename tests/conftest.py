@@ -43,7 +43,7 @@ hypothesis.settings.load_profile("usernsctl")
 
 TESTS = Path(__file__).parent
 TREE = TESTS.parent
-# Directories of the tools' modules, which the tools' tests import.
+# Tests of the tools import the tools' modules from these directories.
 sys.path += [str(TREE / "tools"), str(TREE / "tools" / "dist")]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 # `make ray` runs tests/on_ray in an environment with Ray.
@@ -362,7 +362,7 @@ def mounts() -> set[str]:
 
 
 def files_below(directory: Path) -> set[str]:
-    """Return the paths of all files below a directory."""
+    """Return the paths of all files and directories below a directory."""
     return {str(path) for path in directory.rglob("*")}
 
 

@@ -1,4 +1,4 @@
-"""Program that counts the call depths at which a call maps memory that its return unmaps.
+"""Program that counts the call depths at which a call maps memory and the return unmaps it again.
 
 CPython maps another chunk for its stack when a call's frame does not fit into the last chunk.
 """
@@ -13,8 +13,8 @@ def leaf() -> bytes:
     return os.pread(STATM, 64, 0)
 
 
-# leaf() needs a larger frame than walk(), so that the interpreter allocates a new chunk of its
-# stack for leaf().
+# leaf() needs a larger frame than walk(): at a depth at which only the smaller frame fits into the
+# last chunk, the call of leaf() maps another chunk, and its return unmaps the chunk.
 leaf.__code__ = leaf.__code__.replace(co_stacksize=100)
 
 

@@ -136,7 +136,7 @@ class World:
         return code
 
     def run(self, where: str, *command: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in the network namespace `where`; return its output as text."""
+        """Run a command in the namespace `where`; return the result, with the output as text."""
         with contextlib.ExitStack() as stack:
             files = [stack.enter_context(open(os.memfd_create(name), "w+b")) for name in "ioe"]
             pid = self.start(where, command, [file.fileno() for file in files], **env)

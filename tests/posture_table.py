@@ -47,7 +47,7 @@ WATCHER = Posture(
     effective=PREPARED,
     permitted=PREPARED,
     bounding=PREPARED,
-    # This filter restricts only membarrier(2) (csrc/sys/membarrier_filter.c).
+    # The seccomp filter restricts only membarrier(2) (csrc/sys/membarrier_filter.c).
     seccomp=True,
     # The watcher is traceable, but only by processes in its user namespace. Other processes can be
     # there only if it belongs to a named namespace (`usernsctl ns create`).

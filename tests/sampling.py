@@ -45,7 +45,7 @@ def tries(few: int, many: int) -> pytest.MarkDecorator:
 def values_of(item: pytest.Function) -> dict[str, int]:
     """Return the id() of each value of a variant's parameters, because a value may be unhashable.
 
-    The positions in `item.callspec.indices` are of no use, since they number variants, not values.
+    The positions in `item.callspec.indices` can't be used, since they number variants, not values.
     """
     return {name: id(value) for name, value in item.callspec.params.items()}
 

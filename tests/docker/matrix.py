@@ -90,9 +90,9 @@ def _both(
     causes: Sequence[str] = (),
     for_all: Sequence[str] | None = None,
 ) -> Iterable[Cell]:
-    """Yield a cell with ids "one" and `causes`, and a cell with ids "all" and `for_all`.
+    """Yield a cell with the ids "one" and `causes`, and a cell with the ids "all" and `for_all`.
 
-    By default, both have `causes`.
+    By default, `for_all` is the same as `causes`.
     """
     yield Cell(daemon, options, "one", tuple(causes))
     yield Cell(daemon, options, "all", tuple(causes if for_all is None else for_all))

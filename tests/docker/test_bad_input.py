@@ -59,7 +59,7 @@ def test_a_small_dev_shm_is_sufficient(plain: Engine) -> None:
 
 
 def test_unmapped_ids_are_named(plain: Engine) -> None:
-    """Check that --user accepts any id if one id is mapped, and only mapped ids if several are."""
+    """Check that --user accepts any id by default, but only mapped ids with --ids=all."""
     done = plain(*PROTECTED, PRELUDE, "--user=4000000000", "--", "id", "-u")
     assert (done.returncode, done.stdout, done.stderr) == (0, "4000000000\n", "")
     several = ["run", "--rm", IN_GVISOR, SECCOMP]

@@ -278,7 +278,6 @@ def test_an_obsolete_variable_is_named(name: str, plain: Engine) -> None:
 
 
 def test_docker_exec_runs_outside_unless_it_names_the_entrypoint(plain: Engine) -> None:
-    """Check that docker exec runs a command outside gVisor unless the command is the entrypoint."""
     name = f"usernsctl-exec-{os.getpid()}"
     plain.must("run", "--detach", f"--name={name}", *PROTECTED, IN_GVISOR, CONNECTOR, "sleep", "99")
     try:

@@ -111,7 +111,6 @@ def test_an_image_with_rewritten_times_works(podman: Podman) -> None:
 
 
 def test_the_health_check_works_with_the_profile_of_podman(podman: Podman) -> None:
-    """Check that the health check succeeds with Podman's default seccomp profile."""
     name = "usernsctl-health"
     start = ["run", "--detach", "--network=none", f"--name={name}", PRELUDE]
     podman(*start, "sh", "-c", "echo begun; exec sleep 99")

@@ -132,8 +132,8 @@ def running(plain: Engine, service: str, request: pytest.FixtureRequest) -> Iter
 SHOW = "import os; print({}, open('/proc/version').read(), end='')"
 
 
-# Sampled, because the next two tests also send requests to the service, as root and as another
-# user.
+# `make test` runs only one variant, because the next two tests also send requests to the service,
+# as root and as another user.
 @pytest.mark.sampled(1)
 def test_requests_run_in_sandboxes_and_leave_nothing(running: Service) -> None:
     with ThreadPoolExecutor(AT_ONCE) as threads:

@@ -41,7 +41,7 @@ def in_range(environment: Environment) -> Expected:
 
 
 def faults(environment: Environment, command: str, answer: Answer) -> Iterator[str]:
-    """Yield the faults in a command's result, general faults before specific faults."""
+    """Yield each fault in a command's result: leftovers, a traceback, a wrong status or cause."""
     if answer["status"] is None:
         yield f"it had not ended after {environment.seconds} s"
         return

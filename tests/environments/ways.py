@@ -444,7 +444,7 @@ int main(void)
 
 
 def runsc_other_go_program() -> None:
-    """Put another Go program under the name runsc into the first directory of PATH."""
+    """Put an imitation of a Go program, under the name runsc, into the first directory of PATH."""
     directory = SCRATCH / "first"
     directory.mkdir(exist_ok=True)
     subprocess.run(

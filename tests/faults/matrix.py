@@ -71,7 +71,7 @@ class Fault:
 
 
 SHORT = Fault(SHORTENED, 0, "short")
-#: Signals that the calling process gets. HARMLESS ones don't kill a Python program: in Python,
+#: Signals to the process that makes the call. These signals don't kill a Python program: in Python,
 #: SIGINT raises KeyboardInterrupt.
 HARMLESS = (
     Fault(SIGNAL, signal.SIGCHLD, "SIGCHLD"),

@@ -41,8 +41,9 @@ class FaultPath:
 
     :ivar native_only: whether faults are injected into native programs only.
     :ivar is_sandbox: whether the operation starts a sandbox, which takes tenths of a second.
-    :ivar starts_program: whether the operation's first execve(2) of a program that is not part of
-        usernsctl comes before the payload runs, or starts the payload.
+    :ivar starts_program: whether the operation executes a program that is not part of usernsctl,
+        such as runsc or the payload. If a call before that execve(2) fails, and the operation with
+        it, the payload must not run.
     """
 
     name = ""

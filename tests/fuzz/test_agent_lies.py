@@ -130,14 +130,14 @@ def test_long_arguments_are_sent_apart_and_too_long_ones_raise() -> None:
 
 
 def outcome_timeout(answers: list[bytes | None], short: float) -> float:
-    """Return the timeout in s: PATIENCE if `answers` end a command or its start, else `short`."""
+    """Return PATIENCE if the first `answers` end a command or its start, else `short` (seconds)."""
     begin = (answers[:1], answers[:2])
     is_end = begin[0] in ([None], [b""]) or begin[1] in ([STARTED, ENDED], [STARTED, None])
     return PATIENCE if is_end else short
 
 
 def outcome(answers: list[bytes | None]) -> Any:
-    """Start a command whose agent sends `answers`; return its exit status or the exception."""
+    """Start a command whose agent sends `answers`; return exit status, exception, or "silent"."""
     with agent(send_messages(answers)) as fake:
         try:
             with fake.popen(outcome_timeout(answers, 0.2)) as process:

@@ -186,10 +186,9 @@ def test_hostile_commands_fill_no_logs(tally: Any, detach: bool, runtime: Path) 
 def test_hostile_text_of_a_command_does_not_end_the_host(tally: Any) -> None:
     """Check that forged errors in a command's path, which runsc quotes, determine no cause.
 
-    Control characters of the path must be escaped in the error. The path is below the sandbox's
-    /proc, which gVisor itself provides, so usernsctl can't check the path, and lets runsc try to
-    start the command. Each component of the path is shorter than NAME_MAX, because usernsctl
-    rejects longer components before it starts runsc.
+    The error must escape the path's control characters. Two properties of the path keep usernsctl
+    from rejecting it before the start: only gVisor can look up files in its /proc, and no component
+    is longer than NAME_MAX.
     """
     path = "/proc/no/" + FORGED.replace("\n", "/\n") + "\x1b[2J"
     with un.SandboxHost(verify=False) as host:

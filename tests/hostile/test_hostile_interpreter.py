@@ -163,7 +163,7 @@ def test_hostile_interpreter_that_continues(box: un.Sandbox, name: str, tally: T
 
 
 def test_hostile_answer_in_advance_is_not_of_later_code(box: un.Sandbox, tally: Tally) -> None:
-    """Check that a second result, which code forges, is not taken for the next code's result."""
+    """Let code forge a second result; check that later code does not get the forged result."""
     for _ in range(Tally.rounds(2, 100)):
         tally.tried()
         with box.interpreter(PYTHON) as python:
@@ -179,7 +179,7 @@ def test_hostile_answer_in_advance_is_not_of_later_code(box: un.Sandbox, tally: 
 
 
 def test_hostile_output_of_earlier_code_is_not_kept(box: un.Sandbox, tally: Tally) -> None:
-    """Check that a result has at most 1 MiB of the output of a thread that earlier code started."""
+    """Flood the output from a thread of earlier code; check that each result has at most 1 MiB."""
     tally.tried()
     with box.interpreter(PYTHON) as python:
         python.run(

@@ -200,8 +200,7 @@ def found():
                 yield f"{path}={open(path).read()}"
 
 if len(sys.argv) > 1:
-    # Create the objects in a child. None of the children has another user namespace, since it could
-    # create no other objects there.
+    # Create the object in a child, because leave() may enter a new user namespace.
     pid = os.fork()
     if pid == 0:
         leave(sys.argv[1])

@@ -44,7 +44,7 @@ def test_hostile_kill_of_a_supervisor_leaves_its_command(
 
 
 def reap_orphans() -> None:
-    """Reap exited orphans, which have been reparented to this process."""
+    """Wait for all orphans, which have been reparented to this process, and reap them."""
     while True:
         try:
             os.waitpid(-1, 0)

@@ -100,7 +100,7 @@ def attack(tally: Tally, usernsctl: Program, data: Path, what: str) -> None:
 
 
 def options_that_were_believed(place: Path) -> dict[str, Any]:
-    """Return hostile host options, in the format of records whose options earlier versions used."""
+    """Return hostile fields for a record, from which earlier versions took options of the host."""
     evil, secret = str(place / "evil"), str(place / "secret")
     return {
         "runsc": {"runsc": evil},

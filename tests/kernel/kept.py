@@ -22,7 +22,7 @@ MAP_WITHOUT_US = (
     if ROOT
     else un.IdMap(fill_users="auto", fill_groups="auto")
 )
-# Mark of tests that write MAP_WITHOUT_US.
+# Mark of tests that use MAP_WITHOUT_US.
 without_us = pytest.mark.userns_requires("userns" if ROOT else "subid")
 
 

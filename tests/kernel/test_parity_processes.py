@@ -364,9 +364,8 @@ def interrupted(api: Any) -> bool:
 def test_an_interrupt_kills_the_command(api: Any) -> None:
     """Check that an interrupt of run() kills the child and leaks no descriptor.
 
-    run() does not wait for the killed child, so the child's Popen object usually emits a
-    ResourceWarning. It emits none if SIGINT arrives after the input was written and before the
-    wait. A fixture of this module checks that the child exits.
+    run() may not wait for the killed child, so the child's Popen object may emit a ResourceWarning.
+    A fixture of this module checks that the child exits.
     """
     before = open_descriptors()
     with warnings.catch_warnings(record=True) as caught:

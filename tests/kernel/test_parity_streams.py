@@ -294,8 +294,8 @@ with opened(way) as api:
 """
 
 
-# Names of standard streams, and the descriptor passed for each: a permutation of 0, 1 and 2, or two
-# of these numbers, exchanged, while the third descriptor is closed.
+# Names of standard streams, and the descriptor that is passed for each. Either the descriptors 0, 1
+# and 2 are permuted, or two of them are exchanged while the third is closed.
 @pytest.mark.parametrize(
     ("names", "places"),
     [

@@ -113,7 +113,7 @@ def test_an_interrupted_start_leaves_nothing(namespaces: dict[str, bool], functi
             interrupted += 1
         else:
             end(process)
-    # Only _core.spawn runs long enough to be interrupted in one of 20 attempts for certain.
+    # Only _core.spawn runs so long that at least one of 20 attempts certainly interrupts it.
     assert interrupted or function is not _core.spawn
     assert children() <= others
     assert settled_descriptors() == before

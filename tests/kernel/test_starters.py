@@ -61,9 +61,9 @@ def creator() -> Iterator[int]:
 
 
 def moved(at_the_start: bool, fds: list[int]) -> tuple[list[str], list[str]]:
-    """Return a command prefix that moves the descriptors `fds` to 0, 1, ..., and these numbers.
+    """Return a command prefix that closes 0, 1 and 2, and the numbers that `fds` then have.
 
-    If `at_the_start` is false, return a prefix that only closes 0, 1 and 2, and the numbers `fds`.
+    If `at_the_start` is set, the prefix also moves the descriptors to 0, 1, ...
     """
     if at_the_start:
         first = [sys.executable, "-c", AT_THE_START, str(len(fds)), *map(str, fds)]

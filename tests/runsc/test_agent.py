@@ -704,8 +704,8 @@ def left():
     children = open(f"/proc/self/task/{os.getpid()}/children").read().split()
     return len(os.listdir("/proc/self/fd")), len(children)
 
-# Prints the commands of other processes, and whether the agent has few processes: the agent itself,
-# the keeper of ps, and idle keepers.
+# Returns the command lines of all processes but the agent's, and whether the agent has at most six
+# processes: the agent itself, the keeper of ps, and idle keepers.
 def inside(box):
     told = box.check_output(["ps", "-eo", "args"], text=True).splitlines()
     agents = [line for line in told if line.startswith("/.usernsctl-agent")]

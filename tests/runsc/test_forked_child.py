@@ -107,8 +107,9 @@ def test_forked_child_drops_objects_without_warning_or_effect(kind: str) -> None
     assert check_output([sys.executable, "-W", "error", "-c", FORKING, kind]) == ""
 
 
-# Program that creates sandboxes, and hosts that fail, while another thread forks children, which
-# inherit the pipes and sockets of each start. Each child exits after a minute, or with the parent.
+# Program that tries to create invalid SandboxHosts, and creates a sandbox, while another thread
+# forks children, which inherit the pipes and sockets of each start. Each child exits after a
+# minute, or is killed at the end.
 FORKING_MEANWHILE = """
 import os, signal, sys, threading, time, warnings
 import usernsctl as un
@@ -135,7 +136,7 @@ try:
             print("refused")
     with un.SandboxHost() as host, host.start(None) as box:
         print(box.run(["true"]).returncode, box.state()["status"])
-    # A start that waited for a child would have ended with it.
+    # If a start had waited until a child closed its pipes, that child would have exited by now.
     print(any(os.waitpid(pid, os.WNOHANG) != (0, 0) for pid in children))
 finally:
     stop.set()

@@ -139,8 +139,9 @@ def test_udp_clients_are_served_with_few_descriptors(host: un.SandboxHost) -> No
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-# Server for the sandbox. It answers one byte of its client, closes the connection without reading
-# the client's other data once a program opens the FIFO /tmp/go for writing, and then prints a line.
+# Server for the sandbox, which echoes its client's first byte. Once a program opens the FIFO
+# /tmp/go for writing, the server sends "rejected", closes the connection without reading the
+# client's other data, and prints a line.
 REJECTING = """
 import os, signal, socket
 os.mkfifo("/tmp/go")

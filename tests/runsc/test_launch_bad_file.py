@@ -199,7 +199,7 @@ def test_unreadable_launch_is_refused(perform: Refused, launch: Path) -> None:
 
 @as_root
 def test_other_users_may_start_a_launch_of_root(prelude: Program) -> None:
-    """Check that every user may start a launch file of root, but root only root's own."""
+    """Check that every user may start root's launch file, but root no other user's launch file."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:

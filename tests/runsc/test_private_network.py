@@ -143,9 +143,9 @@ def test_private_network_fails_without_nft(
 
 @pytest.mark.userns_requires("strace")
 def test_error_of_nft_is_reported_if_its_process_exits_late(world: World, tmp_path: Path) -> None:
-    """Check that nft's error is reported although its sender has exited with an unread message.
+    """Check that nft's error is reported although the process that sends it has already exited.
 
-    usernsctl-network, the sender's peer, gets ECONNRESET from the socket because of that message.
+    The process leaves a message unread, so usernsctl-network gets ECONNRESET from the socket.
     """
     other = tmp_path / "nft"
     other.write_text("#!/bin/sh\nexit 3\n")

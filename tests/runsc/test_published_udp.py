@@ -39,8 +39,8 @@ while True:
     server.sendto(b"%d " % number + data, client)
 """
 
-# Client that sends datagrams from several sockets, waits for the answers, and prints how many of
-# them differ.
+# Client that sends datagrams from several sockets, waits for the answers, and prints how many
+# clients SERVER has distinguished.
 CLIENT = """
 import socket, sys
 address, port, count, size = sys.argv[1], *map(int, sys.argv[2:])
@@ -81,7 +81,7 @@ def test_published_udp_port_reaches_the_sandbox(world: World, network: str) -> N
         assert ask(world, "127.0.0.1", 18053, 20) == "20"
         assert ask(world, "127.0.0.1", 18053, 1, size=60_000) == "1"
         assert ask(world, "127.0.0.1", 18053, 1, size=0) == "1"
-        # The port is published on one address only, so datagrams to other addresses get no answer.
+        # The port is published on one address only, so datagrams to other addresses are refused.
         assert "ConnectionRefusedError" in ask(world, networks.MACHINE, 18053)
 
 

@@ -286,7 +286,7 @@ def test_failed_start_closes_its_pipes(template: un.PythonTemplate) -> None:
         template.start(["-c", ""], cwd="/no/such", **streams)
     with pytest.raises(ValueError, match="stderr: -1 is not a descriptor") as invalid:
         template.start(["-c", ""], **streams | {"stderr": closed_socket()})
-    # The tracebacks of the errors refer to the files.
+    # The tracebacks keep the pipes' files alive, so the garbage collector can't have closed them.
     assert missing.tb is not None
     assert invalid.tb is not None
     assert open_descriptors() == before

@@ -272,7 +272,7 @@ def test_result_beside_a_writable_bind_mount_is_written(
 def test_result_file_does_not_replace_a_closed_stream(
     usernsctl: Program, result: Path, closed: str
 ) -> None:
-    """Check that the command can't read the result's directory, or write to the result."""
+    """Check that no descriptor of the result becomes a standard stream of the command."""
     command = ["--", "sh", "-c", "cat && echo output && echo error >&2"]
     run = shlex.join([str(usernsctl.path), "run", "--result", str(result), *command])
     done = capture(["sh", "-c", f"{run} {closed}"])

@@ -486,10 +486,8 @@ def test_start_at_the_descriptor_limit_leaks_nothing(
 ) -> None:
     """Start detached sandboxes with only a few free descriptors; check that nothing leaks.
 
-    $XDG_RUNTIME_DIR is a short path.
-
-    Opening a path needs a descriptor for each component. With a long path, every start would fail
-    at that step, and no later step would be tested.
+    $XDG_RUNTIME_DIR must be a short path, because opening a path needs a descriptor for each
+    component. With a long path, every start would fail at that step.
     """
     with tempfile.TemporaryDirectory(dir="/tmp") as runtime:
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)

@@ -41,7 +41,7 @@ def test_annotations_do_not_import_typing() -> None:
 
 
 def callables_of(of: Any) -> Iterator[Any]:
-    """Yield `of`. For a module, yield its public objects, too; for a class, methods and getters."""
+    """Yield `of`, then the public objects of a module, or the methods and getters of a class."""
     yield of
     if inspect.ismodule(of):
         for name in of.__all__:

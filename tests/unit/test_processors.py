@@ -36,7 +36,7 @@ def test_setup_fails_for_another_processor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["-U__x86_64__", "-U__AARCH64EL__", "-U__LP64__"])
 def test_core_does_not_compile_for_another_processor(option: str) -> None:
-    """Check that predefined macros, not the compiler's options, decide whether the core compiles.
+    """Check that the core does not compile without the predefined macros of this processor.
 
     For example, ``gcc -mx32`` does not define ``__LP64__``.
     """

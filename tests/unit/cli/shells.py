@@ -60,7 +60,7 @@ class Shell(Protocol):
     home: Path
 
     def complete(self, line: str) -> str:
-        """Complete the last word of `line`; return the whole line (fish: only the completions)."""
+        """Complete the last word of `line`; return the line, or in fish only the completions."""
 
 
 @contextlib.contextmanager

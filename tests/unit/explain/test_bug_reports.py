@@ -134,9 +134,9 @@ def test_accuracy_of_explain_for_texts_that_were_kept_out() -> None:
 
 
 def test_accuracy_of_explain_for_fresh_texts() -> None:
-    """Check the accuracy of `explain` for texts that were collected after the patterns.
+    """Check the accuracy for texts that were collected after the patterns had been written.
 
-    One pattern was corrected after the texts were collected.
+    One pattern was corrected later.
     """
     fresh = score(texts_of("fresh", ours=True))
     print(f"fresh: {dict(fresh)}")
