@@ -114,7 +114,7 @@ static inline void un_release_file(FILE *const *file)
     errno = errnum;
 }
 
-/* Frees *(void **)memory. */
+/* Frees the memory to which the pointer variable at `memory` points (un_auto_free). */
 static inline void un_release_memory(const void *memory)
 {
     int errnum = errno;
@@ -252,8 +252,8 @@ void un_lines_close(const struct un_lines *lines);
 
 #define UN_ACCOUNT_PASSWD "/etc/passwd"
 #define UN_ACCOUNT_GROUP "/etc/group"
-/* Maximum length of a user or group name in bytes, without the NUL. It exceeds the system's limit,
- * which is 255 bytes without the NUL (LOGIN_NAME_MAX, limits.h(0p)). */
+/* Maximum length of a user or group name in bytes, without the NUL. The system's own limit is one
+ * byte less: LOGIN_NAME_MAX is 256 with the NUL (limits.h(0p)). */
 #define UN_ACCOUNT_NAME_MAX 256
 
 /* A user and optionally a group as given by the caller, each as an id or as a name. */
@@ -269,8 +269,8 @@ struct un_account_name {
 bool un_account_parse(const char *text, struct un_account_name *name);
 /* Returns whether `name`, a member of struct un_account_name, is an id and not a name. */
 bool un_account_is_id(const char *name);
-/* Fills in the error for an unusable file of a sandbox, such as /etc/passwd. In the message, `why`
- * follows the path. Returns -1. */
+/* Fills in the error for an unusable file of a sandbox, such as /etc/passwd, and returns -1. The
+ * message consists of the path and then `why`. */
 int un_account_fail_file(const char *path, int errnum, const char *why, struct un_error *err);
 
 /* ---- mounts.c: reading the mount table ------------------------------------------------------- */
@@ -287,7 +287,7 @@ struct un_mounted {
     const char *options; /* superblock options of the filesystem */
 };
 
-/* The mount table of a process: all mounts in its mount namespace that it can see. */
+/* A mount table: the mounts in a mount namespace that a process can see. */
 struct un_mounts {
     char *text;
     struct un_mounted *mount;
@@ -334,10 +334,10 @@ const char *un_proc_stat(int at, const char *file, char *text, size_t size);
  * read. */
 bool un_proc_apparmor(const char *proc, const char *who, char *label, size_t size);
 
-/* Writes the path of this process's control group, such as "/a/b", to `path` (cgroups(7)), as the
- * procfs `proc` shows it in self/cgroup. `controller` selects a version 1 hierarchy; "" selects
- * version 2. In a container, the path may be relative to the root group of the host. Returns false
- * if the process has no such control group. */
+/* Reads the path of this process's control group, such as "/a/b", from PROC/self/cgroup into `path`
+ * (cgroups(7)). `controller` selects a version 1 hierarchy; "" selects version 2. In a container,
+ * the path may be relative to the root group of the host. Returns false if the process has no such
+ * control group. */
 bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t size);
 
 /* ---- caps.c: getting and setting the capabilities of this thread, without libcap ------------- */

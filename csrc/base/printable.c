@@ -3,7 +3,7 @@
 #include <ctype.h>
 #include <inttypes.h>
 
-/* Ranges of characters that a terminal interprets, reorders or does not display. They are Unicode's
+/* Ranges of characters that a terminal interprets, reorders or does not display: Unicode's
  * categories Cc (from U+0080 on), Cf, Zl and Zp, and the noncharacters of the last block. */
 static const struct {
     uint32_t first, last;

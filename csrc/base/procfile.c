@@ -1,9 +1,9 @@
 /* Functions that read single values from files in /proc. */
 #include "base/base.h"
 
-/* Room for a newline, and for the part of a line of /proc/PID/cgroup before the path: the
- * hierarchy's number and its controllers or name. The kernel has 14 controllers, and a name has at
- * most 64 bytes (cgroups(7)). */
+/* Maximum length of the part of a line of /proc/PID/cgroup before the path, and of the newline. The
+ * part consists of the hierarchy's number and its controllers or name. The kernel has 14
+ * controllers, and a name has at most 64 bytes (cgroups(7)). */
 #define CGROUP_PREFIX_MAX 512
 
 int64_t un_proc_number(const char *proc, const char *file)
@@ -28,9 +28,9 @@ static int read_mounts(const char *proc, const char *file, struct un_mounts *mou
     return un_mounts_read(mounts, path);
 }
 
-/* Returns whether a mount on `point` hides no files. That holds for procfs's directory binfmt_misc,
- * because this directory is always empty. The kernel, too, ignores a mount on binfmt_misc
- * (mnt_already_visible() in fs/namespace.c). systemd creates such a mount on every host. */
+/* Returns whether a mount on `point` hides no files. The only such mount point is
+ * /proc/sys/fs/binfmt_misc, a directory that is always empty in procfs. The kernel, too, ignores a
+ * mount there (mnt_already_visible() in fs/namespace.c), and systemd creates one on every host. */
 static bool hides_nothing(const char *point)
 {
     return !strcmp(point, "/proc/sys/fs/binfmt_misc");

@@ -13,8 +13,7 @@
  * can only be read by processes that may ptrace the child.
  */
 
-/* If a program of the package has this name as argv[0], it acts as the child program; see
- * un_child_main(). */
+/* argv[0] with which a program of the package acts as the child program (un_child_main()). */
 #define UN_CHILD_NAME "usernsctl-child"
 
 /* Indexes of a task's descriptors: the socket for messages, a pidfd of the parent, and the
@@ -50,7 +49,7 @@ struct un_task {
     TEXT(setup.root) TEXT(setup.cwd) TEXT(command.file) TEXT(command.path)
 /* clang-format on */
 
-/* How many numbers and strings the arguments of a task contain. Two numbers precede the members in
+/* Number of numbers and of strings in the arguments of a task. Two numbers precede the members in
  * UN_EACH_TASK_NUMBER: the number of the command's arguments, and a bit mask of the members in
  * UN_EACH_TASK_TEXT that are not NULL (bit N for member N, counted from 0). */
 #define UN_TASK_COUNT(member) +1
@@ -61,9 +60,9 @@ enum {
 
 void un_task_init(struct un_task *task);
 /* Returns whether the command must run in a second child, a sibling that the child program forks
- * with CLONE_PARENT. The second child is needed because a process that creates or joins a PID
- * namespace, or creates a time namespace, remains outside of that namespace; only children that the
- * process forks afterwards are inside. */
+ * with CLONE_PARENT. A process that creates or joins a PID namespace, or creates a time namespace,
+ * remains outside of that namespace. Only the children that the process forks afterwards are
+ * inside. */
 bool un_task_has_second(const struct un_task *task);
 
 /* A task in the form of arguments of the child program. */

@@ -144,8 +144,8 @@ static int run_task(struct inside *inside)
 {
     struct un_task *task = &inside->task;
     struct un_error err;
-    /* Call un_task_has_second() first: it checks descriptors that enter_task_namespaces()
-     * closes. */
+    /* Call un_task_has_second() before enter_task_namespaces(), which closes the descriptors that
+     * un_task_has_second() checks. */
     bool second = un_task_has_second(task);
     if (enter_task_namespaces(task, &err))
         return send_and_fail(inside, &err);

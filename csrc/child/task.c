@@ -129,8 +129,8 @@ void un_task_argv_free(struct un_task_argv *words)
     free(words->groups);
 }
 
-/* Parses the supplementary groups of a task. Their array is static, because it does not fit a small
- * stack; the child program parses only one task, so it needs only one array. */
+/* Parses the supplementary groups of a task into a static array, because the array does not fit a
+ * small stack. One array is enough, because the child program parses only one task. */
 static bool read_groups(char ***words, size_t count, struct un_task *task)
 {
     static gid_t groups[GROUPS_MAX];
