@@ -148,9 +148,9 @@ static const char *low_limit(const char *proc, int64_t most)
 }
 
 /* Returns the cause for the limit in /proc/sys/user that has probably been reached (namespaces(7),
- * "The /proc/sys/user directory"). A limit of 0 forbids all namespaces of its type, so it is the
- * likeliest one. In a user namespace other than the initial one, each limit is INT32_MAX unless
- * root of that namespace has lowered it, so a lower limit is the next likeliest. */
+ * "The /proc/sys/user directory"). A limit of 0 is the likeliest, because it forbids all namespaces
+ * of its type. In a user namespace other than the initial one, each limit is INT32_MAX unless root
+ * of that namespace has lowered it, so a lower limit is the next likeliest. */
 static const char *limit_hit(const char *proc)
 {
     int64_t users = un_proc_number(proc, "sys/user/max_user_namespaces");

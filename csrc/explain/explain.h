@@ -86,9 +86,9 @@ bool un_runsc_has_ended(const char *debug, int *wait_status);
 
 /* ---- diagnose.c: determining the cause of an errno by facts about the host ------------------- */
 
-/* Returns why the owner of a file in `proc` can't open the file (EACCES): the id of a cause for the
- * security module that confines this process and the helpers that it runs. Returns NULL if no cause
- * is certain. */
+/* Returns the id of the cause of EACCES when the owner of a file in `proc` opens the file: the
+ * cause stands for the security module that confines this process and the helpers that it runs.
+ * Returns NULL if no cause is certain. */
 const char *un_cause_of_closed_proc(const char *proc);
 
 /* The detail of an error with UN_STEP_CLONE if the child could not duplicate or send a
@@ -125,7 +125,7 @@ uint64_t un_limit_count(enum un_limit limit, int fd);
 uint64_t un_limit_hits(enum un_limit limit);
 
 /* Returns how many more processes and threads this process's control group allows, or UINT64_MAX if
- * it has no limit or the limit can't be read. */
+ * there is no limit or the limit can't be read. */
 uint64_t un_pids_left(void);
 
 /* Returns the id of the cause (struct un_cause) of failures due to `limit`. */

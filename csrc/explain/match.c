@@ -6,13 +6,14 @@
 #define END '\3'
 #define MARKS "\1\2\3"
 
-/* Upper limit of LEAST and MOST when they are parsed; no pattern of the catalogue reaches it. */
+/* Maximum of the repetition counts LEAST and MOST of a pattern (explain.h). No pattern of the
+ * catalogue reaches the maximum. */
 #define MANY 1000
 
 /* Maximum number of bytes of a character in UTF-8. */
 #define CHARACTER_MAX 4
 
-/* A repetition in a pattern (explain.h): \1SET\1LEAST,MOST; */
+/* A repetition in a pattern, \1SET\1LEAST,MOST; (explain.h). */
 struct times {
     const char *set; /* the characters of SET, up to the next \1 */
     uint64_t least;
@@ -20,7 +21,7 @@ struct times {
 };
 
 /* Parses a repetition from the byte after its first \1. Returns the position after the repetition,
- * or NULL if it is malformed. */
+ * or NULL if the repetition is malformed. */
 static const char *read_times(const char *at, struct times *times)
 {
     times->set = at;

@@ -17,9 +17,9 @@
 static const char *const no_directory[] = {"creating working directory",
                                            "create process working directory"};
 
-/* Returns whether the cause `id` can't be the cause of a failure of runsc: a seccomp filter, if
- * this process has none that runsc could inherit; Yama, if its setting does not affect runsc; and a
- * chroot in any case. */
+/* Returns whether the cause `id` certainly did not make runsc fail. A seccomp filter is ruled out
+ * if this process has no filter that runsc could inherit, Yama if its setting does not affect
+ * runsc, and a chroot always. */
 static bool is_ruled_out(const char *id, const char *proc)
 {
     if (un_begins(id, "seccomp-denies-"))

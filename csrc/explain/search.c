@@ -25,8 +25,8 @@ static size_t count_words(const char *list)
     return count;
 }
 
-/* Returns whether the search has already found the catalogue's entry with the list of causes at the
- * address `causes`. */
+/* Returns whether the search has already found an entry of the catalogue. `causes` points to the
+ * entry's list of causes in texts.c, which identifies the entry. */
 static bool has_causes(const struct un_search *search, const char *causes)
 {
     for (size_t i = 0; i < search->count; i++)
@@ -185,8 +185,8 @@ static size_t find_ranked(const struct ranking *ranking, const char *id)
     return at;
 }
 
-/* Adds a cause to the ranking, or improves the rank of a cause that the ranking already contains. A
- * cause of a hint is never added, only its rank is improved. */
+/* Adds a cause to the ranking, or improves the rank of a cause that the ranking already contains.
+ * For a cause of a hint, only improves the rank. */
 static void add_cause(struct ranking *ranking, const char *id, bool is_hint, struct rank rank)
 {
     size_t at = find_ranked(ranking, id);

@@ -1,9 +1,9 @@
 """Generate csrc/explain/texts.c from csrc/explain/messages/ and the catalogue of causes.
 
-The native programs explain failures by the same messages and causes as the Python package. They
-can't execute regular expressions, so each regular expression is converted to one or more patterns
-of the form that csrc/explain/explain.h describes. This module uses only Python's standard library,
-because other packages may be missing when usernsctl is built.
+The native programs explain failures by the same messages and causes as the Python package. But
+native programs can't execute regular expressions, so each regular expression is converted to one or
+more patterns of the form that csrc/explain/explain.h describes. This module uses only Python's
+standard library, because other packages may be missing when usernsctl is built.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Expression:
         return ["".join(one) for one in itertools.product(*parts)]
 
     def _one(self) -> tuple[list[str], str]:
-        """Parse a group in parentheses, or a set of characters, of the regular expression.
+        """Parse a group in parentheses, or a set of characters.
 
         Return (PATTERNS, "") for a group, and ([], MEMBERS) for a set.
         """
@@ -148,7 +148,7 @@ def literal(text: str) -> str:
 
 
 def words(lists: list[list[str]]) -> Iterator[str]:
-    """Yield lines of C for lists of strings; an empty string ends each list."""
+    """Yield the lines of C source that define lists of strings. An empty string ends each list."""
     for one in lists:
         for word in one:
             assert word.isascii(), word
@@ -189,7 +189,7 @@ def document(messages: Path, causes: Path) -> str:
 
 
 def entries(texts: list[dict[str, Any]]) -> list[list[str]]:
-    """Return two lists of strings for each message or hint: its patterns, then the causes' ids."""
+    """Return two lists for each message or hint: its patterns, and the ids of its causes."""
     return [
         part for one in texts for part in (Expression(one["pattern"]).patterns(), one["causes"])
     ]
