@@ -7,7 +7,8 @@
 
 #define ASK_TIMEOUT_MS 10000
 
-/* Check S_ISREG, too: access(2) with X_OK also succeeds for a directory that may be searched. */
+/* Check S_ISREG, too, because access(2) with X_OK also succeeds for a directory that may be
+ * searched. */
 bool un_is_program(const char *path, struct stat *status)
 {
     return !stat(path, status) && S_ISREG(status->st_mode) && !access(path, X_OK);

@@ -158,7 +158,7 @@ static bool lower_by_memory_max(int fd, void *arg)
     return true;
 }
 
-/* Lowers *arg to the hierarchical_memory_limit in a memory.stat file of cgroup v1. That is the
+/* Lowers *arg to the hierarchical_memory_limit in a memory.stat file of cgroup v1, which is the
  * lowest limit of the group and its ancestors, including ancestors that a container can't see. */
 static bool lower_by_memory_stat(int fd, void *arg)
 {
@@ -209,8 +209,8 @@ static bool add_quota(int fd, void *arg)
     return quotas->count < LEVELS_MAX;
 }
 
-/* Lowers *processors to the lowest CPU quota of this process's group of cgroups v1 and of the
- * group's ancestors. Each group has a file for the quota and one for the period. */
+/* Lowers *processors to the lowest CPU limit of this process's version 1 cgroup and of the cgroup's
+ * ancestors. The limit of a cgroup is its quota divided by its period. */
 static bool lower_by_quotas(const struct un_groups *groups, uint64_t *processors)
 {
     struct quotas quotas = {.count = 0}, periods = {.count = 0};

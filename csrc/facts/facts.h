@@ -21,15 +21,16 @@ bool un_find_program(const char *path, const char *name, char found[UN_PATH_MAX]
  * executable or not. Stores the path of the file in `found`. Returns false if no directory contains
  * such a file. */
 bool un_find_unusable(const char *path, const char *name, char found[UN_PATH_MAX]);
-/* Runs a program for a lookup that only NSS can answer. `words` contains the name of the program
- * and two arguments; NULL replaces a missing argument. The program is searched in the directories
- * of `path`. Returns the output, truncated to size - 1 bytes, or NULL on failure. */
+/* Runs a program for a lookup by NSS, such as getent(1) or getsubids(1). `words` contains the name
+ * of the program, which is searched in the directories of `path`, and two arguments; NULL stands
+ * for a missing argument. Returns the program's output, truncated to size - 1 bytes, or NULL on
+ * failure. */
 const char *un_ask(const char *path, const char *const words[], char *output, size_t size);
 
 /* ---- subid.c: parsing files like /etc/subuid ------------------------------------------------- */
 
 /* Returns the path of the file that grants ids of a kind (enum un_kind): the path in `sources`, or
- * the default path if that is NULL. */
+ * the default path if the path in `sources` is NULL. */
 const char *un_subid_path(const struct un_sources *sources, int kind);
 
 /* Parses a number of at most `most`, which the byte `end` must follow. As shadow does (lib/atoi),
@@ -51,10 +52,10 @@ struct un_groups {
     const char *proc;   /* path of the procfs, usually "/proc" */
     const char *mounts; /* mount point of version 2, and parent of the mount points of version 1;
                            usually "/sys/fs/cgroup" */
-    /* parent of the directories with users' transient unit files; usually "/run/user" */
+    /* parent of each user's directory with transient unit files; usually "/run/user" */
     const char *users;
-    bool is_copy; /* whether the paths above name copies in tests; if they do, neither the
-                     filesystem type nor the members of the control group are checked */
+    bool is_copy; /* whether the paths above name copies for a test, so that neither the filesystem
+                     type nor the members of the control group are checked */
 };
 
 extern const struct un_groups un_groups_here;
@@ -64,9 +65,9 @@ extern const struct un_groups un_groups_here;
  * version 1 hierarchy; "" selects version 2. Returns a descriptor of the mount point, or -1. */
 int un_group_find(const struct un_groups *groups, const char *controller, char group[UN_PATH_MAX]);
 
-/* Opens a file of this process's control group, or of the group's closest ancestor that has the
- * file: files[0] in the version 1 hierarchy of `controller`, otherwise files[1] in version 2.
- * Stores the version in *version. Returns a descriptor, or -1. */
+/* Opens files[0] in the version 1 hierarchy of `controller`, or files[1] in version 2: the file of
+ * this process's control group, or of the group's closest ancestor that has such a file. Stores the
+ * version in *version. Returns a descriptor, or -1. */
 int un_group_open(const struct un_groups *groups, const char *controller,
                   const char *const files[2], int *version);
 
@@ -122,8 +123,7 @@ void un_group_sweep(int place);
  * has returned true. Sets *failed if the children can't be read. */
 bool un_any_child(pid_t pid, bool (*visit)(pid_t child, void *arg), void *arg, bool *failed);
 
-/* Maximum number of memfds with the memory of one sandbox. There is usually one; a restored sandbox
- * may have several. */
+/* Maximum number of memfds with the memory of one sandbox: usually one, after a restore several. */
 #define UN_MEMORY_FILES 8
 
 struct un_memory_files {

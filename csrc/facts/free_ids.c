@@ -63,8 +63,7 @@ static bool take_granted(char *line, void *into)
     return add_span(into, start, start + count);
 }
 
-/* Parses a line of passwd(5) or group(5). If the id in the line is *into or higher, but not above
- * LAST_USER, sets *into to the id plus 1. */
+/* Raises *into above the id in a line of passwd(5) or group(5), unless the id exceeds LAST_USER. */
 static bool take_user(char *line, void *into)
 {
     uint64_t *behind = into, id;

@@ -1,14 +1,17 @@
 /*
  * Finding the parent group: the directory in which this process may create control groups for
- * sandboxes (cgroups(7)). It is this process's own control group or a child of that group, so the
- * limits of that group also apply to the sandboxes. In cgroups v1, each controller has its own
- * hierarchy, and only root may create groups. The parent group is a child named TOP of this
- * process's group. If this process's group is the root cgroup, whose directory has the mode 0555,
- * TOP must be created before this process enters a user namespace, because root in a user namespace
- * can't create TOP there. In cgroups v2, the parent group is this process's own group, which must
- * be delegated to the effective user of this process. A group whose children have controllers can't
- * contain processes ("no internal processes"), so the processes of the parent group are moved to a
- * child group named LEAF. systemd permits child groups only in units with delegation (Delegate=,
+ * sandboxes (cgroups(7)). The parent group is this process's own control group or a child of that
+ * group, so the limits of that group also apply to the sandboxes.
+ *
+ * In cgroups v1, each controller has its own hierarchy, and only root may create groups. The parent
+ * group is a child named TOP of this process's group. If this process's group is the root cgroup,
+ * whose directory has the mode 0555, TOP must be created before this process enters a user
+ * namespace, because root in a user namespace can't create TOP there.
+ *
+ * In cgroups v2, the parent group is this process's own group, which must be delegated to the
+ * effective user of this process. A group whose children have controllers can't contain processes
+ * ("no internal processes"), so the processes of the parent group are moved to a child group named
+ * LEAF. systemd permits child groups only in units with delegation (Delegate=,
  * systemd.resource-control(5)).
  */
 #include "facts/facts.h"
@@ -306,10 +309,9 @@ void un_group_versions(int versions[UN_GROUP_PARTS])
         versions[part] = find_version(&un_groups_here, (enum un_group_part)part);
 }
 
-/* Returns whether root in a user namespace would lack permission to create TOP in this process's
- * version 1 cgroup, because the mode of that cgroup's directory has no write permission for the
- * owner, as is the case for the root cgroup. The root cgroup is never removed, so TOP may remain in
- * the root cgroup. */
+/* Returns whether TOP must be created before this process enters a user namespace: the mode of the
+ * directory of this process's version 1 cgroup denies writing even to the owner, as that of the
+ * root cgroup does. TOP may stay in the root cgroup, because the root cgroup is never removed. */
 static bool is_closed(enum un_group_part part)
 {
     char group[UN_PATH_MAX];

@@ -17,8 +17,8 @@
 #define SUBIDS_TEXT_MAX (UN_MAP_MAX * (sizeof "339:  4294967295 4294967295\n" + UN_USER_MAX))
 
 /* Searches the directory of the program `other` for the executable `name`. Stores the path of the
- * executable in `found`, and its status in `status`. Returns false if the directory does not
- * contain it. */
+ * executable in `found`, and its status in `status`. Returns false if that directory has no such
+ * executable. */
 static bool find_helper_beside(const char *other, const char *name, char found[UN_PATH_MAX],
                                struct stat *status)
 {
@@ -138,7 +138,7 @@ static int helper_state(const char *helper, const struct stat *status)
         return UN_HELPER_CAPS_ELSEWHERE;
     if (!is_setuid && size <= 0)
         return is_script(helper) ? UN_HELPER_READY : UN_HELPER_NOT_SETUID;
-    /* If statvfs(3) fails, the mount counts as not nosuid: on a nosuid mount, the helper will
+    /* If statvfs(3) fails, assume that the mount is not nosuid. On a nosuid mount, the helper will
      * report the missing privileges itself. */
     bool is_nosuid = !statvfs(helper, &mount) && mount.f_flag & ST_NOSUID;
     return is_nosuid ? UN_HELPER_NOSUID : UN_HELPER_READY;
@@ -182,8 +182,8 @@ int un_facts_read_ranges(struct un_facts *facts, const struct un_sources *source
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
         struct un_id_facts *id = &facts->id[kind];
         read_helper(path, kind, facts);
-        /* Pass the uid for /etc/subgid, too: its lines begin with a user name or a uid, never with
-         * a gid. */
+        /* Pass the uid for /etc/subgid, too, because its lines begin with a user name or a uid,
+         * never with a gid. */
         int failed = other
                          ? ask_ranges(kind, path, facts, err)
                          : un_subid_read(un_subid_path(sources, kind), facts->user,

@@ -56,7 +56,8 @@ static bool is_line_of_user(const struct reader *reader, const char *name)
     return (*reader->user && !strcmp(name, reader->user)) || !strcmp(name, reader->uid);
 }
 
-/* Returns whether a line grants nothing: an empty line, a comment, or a line with an empty name. */
+/* Returns whether a line grants nothing, because it is empty, is a comment, or has an empty
+ * name. */
 static bool grants_nothing(const char *line)
 {
     return !*line || strchr("#:", *line);

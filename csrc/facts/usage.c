@@ -130,8 +130,8 @@ uint64_t un_private_memory(pid_t pid)
     ssize_t length = un_read_file(AT_FDCWD, path, text, sizeof text);
     if (length <= 0)
         return 0;
-    /* If the file did not fit the buffer, read it line by line: the list of supplementary groups
-     * precedes the needed lines, and may contain thousands of groups. */
+    /* If the file did not fit the buffer, read it line by line. The list of supplementary groups,
+     * which may contain thousands of groups, precedes the needed lines. */
     if (length == sizeof text - 1)
         return read_line_kib(path, "VmPTE:") + read_line_kib(path, "RssAnon:");
     return read_kib(text, "\nVmPTE:") + read_kib(text, "\nRssAnon:");
