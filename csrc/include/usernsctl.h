@@ -64,7 +64,7 @@ enum un_step {
     UN_STEP_LOOKUP, /* searching PATH for the command */
     UN_STEP_EXEC,
     UN_STEP_WAIT,
-    UN_STEP_LAUNCH,  /* parsing a launch, which describes the start of a sandbox */
+    UN_STEP_LAUNCH,  /* parsing a launch, the list of steps that start a sandbox */
     UN_STEP_SANDBOX, /* creating the files of a sandbox */
     UN_STEP_ROOTFS,  /* building the root filesystem of a sandbox */
     UN_STEP_HOME,    /* hiding a home directory in the root filesystem */
@@ -228,11 +228,11 @@ void un_runsc_logs_free(struct un_runsc_logs *logs);
 #define UN_CAUSES_MAX 256      /* maximum number of causes in the catalogue */
 #define UN_OCCURRENCES_MAX 512 /* maximum number of messages, hints and causes together */
 
-/* An occurrence in a text: of a message or hint of the catalogue, or of the id of a cause. */
+/* A message or hint of the catalogue, or the id of a cause, that a search has found in a text. */
 struct un_occurrence {
-    size_t at;    /* offset of the occurrence in the piece of text that was searched */
-    bool is_hint; /* whether a hint has occurred; a hint adds no causes, but moves its causes to the
-                     front */
+    size_t at;    /* offset of the found text in the searched piece of text */
+    bool is_hint; /* whether a hint was found; a hint adds no causes, but its causes rank first if
+                     messages suggest them, too */
     size_t count; /* number of causes in `causes` */
     const char *causes; /* ids of the possible causes, likeliest first; NUL ends each id */
 };
@@ -249,8 +249,8 @@ struct un_search {
  * contained. The piece may contain any bytes. The time is linear in the size of the piece, and no
  * memory is allocated. */
 void un_search_add(struct un_search *search, const char *piece, size_t size);
-/* Stores in `ids` the causes that the pieces of the text suggest, likeliest first, and returns how
- * many there are. Causes that a hint names come first, then those of the messages with the fewest
+/* Stores in `ids` the causes that the pieces of the text suggest, likeliest first, and returns the
+ * number of causes. Causes that a hint names come first, then those of the messages with the fewest
  * causes. */
 size_t un_search_causes(const struct un_search *search, const char *ids[UN_CAUSES_MAX]);
 
@@ -260,8 +260,8 @@ size_t un_search_causes(const struct un_search *search, const char *ids[UN_CAUSE
 /* Size of the longest text of a map: 340 lines of three ten-digit numbers, and a NUL. */
 #define UN_MAP_TEXT_MAX 11221
 
-/* An extent of a map: it maps the `count` ids from `inside` on to the `count` ids from `outside`
- * on. */
+/* An extent of a map: the id inside + i is mapped to the id outside + i, for each i below
+ * `count`. */
 struct un_extent {
     uint32_t inside;
     uint32_t outside;
@@ -301,9 +301,9 @@ int un_map_read(int dir, const char *name, struct un_map *map, struct un_error *
 /* Returns the extent that contains `id` on the side `side` (enum un_side), or NULL if there is
  * none. */
 const struct un_extent *un_map_find(const struct un_map *map, int side, uint32_t id);
-/* Returns the length, at most `count`, of the run of ids that begins at `id`. A run is mapped
- * (*mapped becomes true) if a single extent contains all its ids on the side `side`, or unmapped
- * (*mapped becomes false) if no extent contains any of its ids. */
+/* Returns how many consecutive ids, from `id` on and at most `count`, the map treats alike: either
+ * a single extent contains all of them on the side `side` (*mapped becomes true), or no extent
+ * contains any of them (*mapped becomes false). */
 uint32_t un_map_run(const struct un_map *map, int side, uint32_t id, uint32_t count, bool *mapped);
 /* Returns whether two maps map the same ids to the same ids. The order of the extents, and how they
  * are split, does not matter. */
@@ -360,7 +360,7 @@ enum un_helper_state {
 
 struct un_id_facts {
     uint32_t own;         /* effective uid or gid of the caller */
-    struct un_map parent; /* map of the caller's user namespace; ids that it does not contain do not
+    struct un_map parent; /* map of the caller's user namespace; an id outside of the map does not
                              exist there */
     struct un_ranges ranges;
     int helper_state;         /* state of the helper (enum un_helper_state) */
@@ -388,13 +388,13 @@ struct un_facts {
     struct un_id_facts id[2]; /* facts about uids and about gids, indexed by enum un_kind */
     uint64_t caps;    /* effective capabilities of the caller, with bit N for capability N */
     size_t page_size; /* page size in bytes */
-    /* un_facts_read_parents() sets the following fields; it is called only if the plan needs
-     * them. */
+    /* The following fields are set by un_facts_read_parents(), which is called only if the plan
+     * needs them. */
     bool has_parents; /* whether id[].parent and the kernel version are set */
     uint32_t kernel_major;
     uint32_t kernel_minor;
-    /* un_facts_read_ranges() sets the following fields; it is called only if the plan needs
-     * them. */
+    /* The following fields are set by un_facts_read_ranges(), which is called only if the plan
+     * needs them. */
     bool has_ranges; /* whether id[].ranges and the following fields are set */
     bool no_new_privs;
     bool in_bounding_set; /* whether the bounding set contains CAP_SETUID and CAP_SETGID; otherwise
@@ -489,7 +489,7 @@ struct un_plan {
                                     does not map */
     bool single_id; /* whether the plan maps only the caller's own id, because the full request
                        could not be planned */
-    struct un_error wanted; /* why the full request failed, if single_id is set */
+    struct un_error wanted; /* error of the full request, if single_id is set */
     int setgroups;     /* policy to write to /proc/PID/setgroups; with UN_SETGROUPS_AUTO nothing is
                           written */
     int64_t become[2]; /* ids to which the process must switch in the user namespace, indexed by
@@ -813,13 +813,13 @@ bool un_view_check_command(const struct un_view *view, const char *command, cons
 /* ---- performing launches (launch/) ----------------------------------------------------------- */
 
 /*
- * A launch describes all steps from a request to the execve(2) of runsc. It is a sequence of
- * NUL-terminated strings. The strings form records, and launch/verbs.h lists the kinds of records.
+ * A launch is a sequence of NUL-terminated strings that describes all steps from a request to the
+ * execve(2) of runsc. The strings form records, and launch/verbs.h lists the kinds of records.
  *
- * The Python package or usernsctl-exec composes a launch. The following functions perform it: they
- * open the host files that its `source` records name, then (after the caller has entered the
- * namespaces) build the root filesystem and the other files, and finally execute the program that
- * waits for runsc.
+ * The Python package or usernsctl-exec composes a launch. The following functions perform the
+ * launch: they open the host files that its `source` records name, then (after the caller has
+ * entered the namespaces) build the root filesystem and the other files, and finally execute the
+ * program that waits for runsc.
  */
 #define UN_LAUNCH_MAX 33554432     /* maximum size of a launch in bytes */
 #define UN_LAUNCH_WORDS_MAX 262144 /* maximum number of strings in a launch */
@@ -866,8 +866,9 @@ int un_launch_parse(const void *bytes, size_t size, struct un_launch **launch,
  * before the first of these system calls: a process that the filter kills can't report the
  * cause. */
 int un_filter_check_launch(struct un_error *err);
-/* Fails if a seccomp filter kills callers of a system call that `usernsctl doctor` makes itself, or
- * if there is a filter, but no child can be created to try these calls (process-limit). */
+/* Fails if a seccomp filter forbids a system call that `usernsctl doctor` makes itself
+ * (un_filter_forbids()). Also fails, with the cause process-limit, if no child can be created to
+ * try these calls. Always succeeds if this process has no filter. */
 int un_filter_check_doctor(struct un_error *err);
 /* Opens the host files that the launch's `source` records name, checks them against the launch's
  * `assume` records, and prepares control groups if the launch needs any. Must be called before this
@@ -882,8 +883,8 @@ struct un_hidden {
 };
 
 /* Fails if a program in the sandbox could see one of the hidden directories, or could write to
- * `file`, from which the launch was read, or to the directory of `file`. The launch must be
- * open. */
+ * `file`, from which the launch was read, or to the directory of `file`. Must be called after
+ * un_launch_open(). */
 int un_launch_guard(struct un_launch *launch, int file, const struct un_hidden *hidden,
                     struct un_error *err);
 /* Builds the root filesystem and the other files of the sandbox in this mount namespace, whose
@@ -900,9 +901,9 @@ void un_launch_close(struct un_launch *launch);
 
 /* Returns the directory tree that the sandbox of a launch will have. The launch owns the result. */
 const struct un_view *un_launch_view(const struct un_launch *launch);
-/* un_launch_remedy() returns the remedy for the last failure of the launch, un_launch_filename()
- * the path of the file at fault. Both return NULL if the launch has recorded none. Without a
- * remedy, the remedy of the error's cause applies. */
+/* un_launch_remedy() returns the remedy for the last failure of the launch, and
+ * un_launch_filename() the path of the file at fault. Both return NULL if the launch has recorded
+ * none. Without a recorded remedy, the remedy of the error's cause applies. */
 const char *un_launch_remedy(const struct un_launch *launch);
 const char *un_launch_filename(const struct un_launch *launch);
 
@@ -925,10 +926,11 @@ bool un_owner_is_trusted(uid_t uid, const char *path);
  * root to write to it. Write permission of the owning group does not count if the group is root's,
  * or if its gid equals the caller's uid and /etc/group lists no members of the group. */
 bool un_others_may_write(int directory);
+/* Size in bytes of a checksum as text, with its NUL. */
+#define UN_CONTENT_SUM_ROOM 17
 /* Writes a checksum of an open file's content to `text`. O_PATH suffices for the descriptor. A file
  * of up to 256 KiB is read whole; of a larger file, only the head and samples are read
  * (launch/content.c). Returns 0, or -1 with errno set. */
-#define UN_CONTENT_SUM_ROOM 17
 int un_content_sum(int fd, char text[UN_CONTENT_SUM_ROOM]);
 /* Sets O_APPEND on a descriptor of a regular file that is open for writing, if the file offset is
  * at the end of the file. Without O_APPEND, gVisor would overwrite the file from its beginning.
