@@ -90,8 +90,8 @@ static int refuse_own(struct un_launch *launch, const char *named, const char *i
 }
 
 /* Adds a bind mount that runsc will make to launch->bind and to the launch's view. The source of
- * the mount is the entry `name` of the directory root.shown, and is open as `shown`. The launch
- * takes ownership of the descriptor `shown`. */
+ * the mount is the entry `name` of the directory launch->root.shown, and is open as `shown`. Takes
+ * ownership of the descriptor `shown`. */
 static int note_bind(struct un_launch *launch, const struct un_source *source, const char *name,
                      const char *inside, int shown, struct un_error *err)
 {

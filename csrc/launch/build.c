@@ -7,7 +7,7 @@ static int step_home(struct un_launch *launch, const struct un_record *record, s
     return un_hide_home(launch, record->arguments, err);
 }
 
-/* Makes the root filesystem and all mounts below it read-only. Later steps can't create files in
+/* Makes the root filesystem and all mounts below it read-only, so later steps can't create files in
  * it. */
 static int step_read_only(struct un_launch *launch, const struct un_record *record,
                           struct un_error *err)

@@ -39,7 +39,7 @@ bool un_shows_host(const struct un_launch *launch)
 }
 
 /* Looks up a name for un_walk(), following all symbolic links. If only root and the caller can
- * change the directory, adds the directory to launch->closed_dirs. */
+ * change the directory that contains the name, adds that directory to launch->closed_dirs. */
 static enum un_lookup lookup_noting_closed(const struct un_trail *trail, const char *name,
                                            struct un_entry *found, void *arg)
 {

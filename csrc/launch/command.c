@@ -22,8 +22,9 @@
 
 /* Results of the lookup of a command's file. */
 enum found {
-    /* not decided: the path lies in a filesystem that gVisor itself provides, such as /proc, this
-     * process lacks permission to read the file, or the search has timed out */
+    /* undecided, because the path lies in a filesystem that gVisor itself provides, such as /proc,
+     * because this process lacks permission to read the file, or because the search has timed
+     * out */
     UNKNOWN,
     UNREACHABLE,
     MISSING,
@@ -142,9 +143,9 @@ static bool is_not_inside(const struct wanted *wanted, const char *path, struct 
     return snprintf(where, UN_PATH_MAX, "%s/%s", top, at->missing) < UN_PATH_MAX;
 }
 
-/* Returns whether gVisor can't execute an ELF file: a 32-bit file, or a file for another
- * architecture. If so, sets `fault`. `path` is the path of the file, and `start` its first `length`
- * bytes. */
+/* Returns whether gVisor can't execute an ELF file, because the file is a 32-bit program or is for
+ * another architecture. If so, sets `fault`. `path` is the path of the file, and `start` its first
+ * `length` bytes. */
 static bool check_elf(const char *start, size_t length, const char *path,
                       struct un_command_fault *fault)
 {

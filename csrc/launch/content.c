@@ -7,8 +7,8 @@
  * Go store the build id, and blocks at regular distances. Another build of the program differs in
  * nearly every block, because code and addresses move.
  *
- * The checksum detects programs that were replaced by mistake. It need not be cryptographic,
- * because a user who may write to a program can run any code in its place anyway.
+ * The checksum detects programs that were replaced by mistake. The checksum need not be
+ * cryptographic, because a user who may write to a program can run any code in its place anyway.
  */
 #include "base/base.h"
 #include "launch/launch.h"

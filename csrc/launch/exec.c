@@ -1,5 +1,5 @@
-/* The last step of a launch: this process executes usernsctl-watch, the watcher, which starts runsc
- * and waits for it. */
+/* The last step of a launch, in which this process executes usernsctl-watch, the watcher. The
+ * watcher starts runsc and waits for its exit. */
 #include "base/base.h"
 #include "launch/launch.h"
 #include "sys/sys.h"
@@ -131,7 +131,7 @@ static size_t list_kept(const struct un_launch *launch, const struct un_launch_p
 }
 
 /* Sets close-on-exec on all descriptors except those that the watcher inherits (list_kept()). Does
- * not close the others yet, because the execve(2) may fail. */
+ * not close any descriptor yet, because the execve(2) may fail. */
 static int pass_only(const struct un_launch *launch, const struct un_launch_params *params,
                      struct un_error *err)
 {

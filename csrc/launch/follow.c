@@ -18,9 +18,9 @@ struct foreign {
     char *path;
 };
 
-/* Returns whether only root can have created a file at this path. This is true for entries of /,
- * paths in /etc and /usr, and the directories in `known`. un_owner_is_trusted() calls this function
- * if a file belongs to the overflow uid, which does not tell root from other users. */
+/* Returns whether only root can have created a file at this path: an entry of /, a path below /etc
+ * or /usr, or one of the directories in `known`. un_owner_is_trusted() calls this function if a
+ * file belongs to the overflow uid, which does not tell root from other users. */
 static bool is_of_root(const char *path)
 {
     static const char *const known[] = {

@@ -315,7 +315,8 @@ static bool is_there(const char *path)
 }
 
 /* Fails if a bind-mount source exposes the state directory or the directory of templates. As long
- * as the directory of templates does not exist, only writable bind mounts are checked for it. */
+ * as the directory of templates does not exist, checks only whether a writable bind mount would
+ * expose it. */
 static int check_hidden(struct un_launch *launch, const struct un_hidden *hidden, int *fds,
                         const char **names, struct un_error *err)
 {

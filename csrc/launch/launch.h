@@ -36,7 +36,7 @@ struct un_record {
     const char *arguments; /* the record's arguments, each terminated by NUL */
 };
 
-/* A file of the host that a launch opens, as a `source` record of the launch requests. */
+/* A file of the host that a `source` record of the launch names. */
 struct un_source {
     int fd;       /* descriptor of the file, or -1 before the file is opened */
     bool is_ours; /* whether un_launch_close() closes `fd` */
@@ -84,7 +84,7 @@ struct un_file_id {
     ino_t inode;
 };
 
-/* A set of files. */
+/* A set of files, identified by device and inode. */
 struct un_file_ids {
     struct un_file_id *id;
     size_t count;
@@ -95,7 +95,8 @@ struct un_launch {
     struct un_record *record;
     size_t record_count;
     size_t of_verb[UN_VERB_COUNT]; /* number of records of each verb, indexed by enum un_verb */
-    struct un_source *source;      /* the files to mount; of_verb[UN_VERB_SOURCE] elements */
+    struct un_source
+        *source; /* the files that the `source` records name; of_verb[UN_VERB_SOURCE] elements */
     /* the bind mounts of runsc, with room for of_verb[UN_VERB_BIND] elements */
     struct un_bind *bind;
     size_t bind_count; /* number of elements of `bind` that are set */
@@ -118,8 +119,8 @@ const char *un_record_argument(const struct un_record *record, size_t number);
 /* Returns the element of launch->source whose index is the argument `number` of a record. */
 struct un_source *un_record_source(const struct un_launch *launch, const struct un_record *record,
                                    size_t number);
-/* Returns the next record with the given verb after `record`, or the first such record if `record`
- * is NULL. Returns NULL if there are no more. */
+/* Returns the next record with the verb `verb` after `record`, or the first such record if `record`
+ * is NULL. Returns NULL if no such record follows. */
 const struct un_record *un_launch_next(const struct un_launch *launch, enum un_verb verb,
                                        const struct un_record *record);
 #define UN_EACH_RECORD(record, launch, verb)                                                       \
@@ -166,8 +167,8 @@ void un_text_free(struct un_text *text);
 /* Maximum number of symbolic links in a path, as in the kernel (path_resolution(7)). */
 #define UN_LINKS_MAX 40
 
-/* A component of the path in a struct un_trail: the root directory, another directory, or the last
- * file. */
+/* A component of the path in a struct un_trail, that is, the root directory, another directory, or
+ * the last file. */
 struct un_place {
     int fd; /* O_PATH descriptor of the component, or -1 for a directory that only gVisor will
                create */
@@ -237,12 +238,12 @@ int un_path_of(int fd, char path[UN_PATH_MAX]);
 /* ---- follow.c: opening files of the host ----------------------------------------------------- */
 
 /* The functions un_open_...(path, real) open an absolute path with O_PATH and O_CLOEXEC, as a
- * descriptor above 2, and store the path of the opened file without symbolic links in `real`. They
- * return the descriptor, or -1 with errno set. */
+ * descriptor above 2, and store the path of the opened file without symbolic links in `real`. Each
+ * returns the descriptor, or -1 with errno set. */
 
-/* Opens a file. Follows symbolic links only if un_owner_is_trusted() accepts their owner. For any
- * other link, fails with EACCES, stores its owner in *foreign, and its path in `real`. Otherwise
- * sets *foreign to -1. */
+/* Opens a file, and sets *foreign to -1. Follows symbolic links only if un_owner_is_trusted()
+ * accepts their owner. For any other symbolic link, fails with EACCES, and stores the owner of the
+ * link in *foreign and the path of the link in `real`. */
 int un_open_follow(const char *path, char real[UN_PATH_MAX], int64_t *foreign);
 /* Opens a file, following all symbolic links. Only for programs of this package, and for programs
  * that the caller of usernsctl chooses. */
@@ -251,13 +252,13 @@ int un_open_own(const char *path, char real[UN_PATH_MAX]);
 int un_open_exact(const char *path, char real[UN_PATH_MAX]);
 /* Lookup function for un_walk() that follows all symbolic links. `arg` is unused. */
 un_lookup_function un_lookup_any_link;
-/* Opens the file that is open as `fd` a second time, by its path in this process's mount namespace:
- * the kernel does not bind-mount a file by a descriptor from another mount namespace. Returns a
- * descriptor, or -1 with errno set: ESTALE if the path names another file. */
+/* Opens the file that is open as `fd` a second time, by its path in this process's mount namespace,
+ * because the kernel does not bind-mount a file by a descriptor from another mount namespace.
+ * Returns a descriptor, or -1 with errno set: ESTALE if the path names another file. */
 int un_open_here(int fd, const char *path);
-/* Returns whether the caller and root are the only users in a group, as far as this is known: for
- * root's group, and for the caller's group if its gid equals the caller's uid and /etc/group lists
- * no members of the group. */
+/* Returns whether the caller and root seem to be the only users in a group. Returns true for root's
+ * group, and for the caller's group if its gid equals the caller's uid and /etc/group lists no
+ * members of the group. */
 bool un_group_is_private(gid_t gid);
 
 /* ---- closed_dirs.c: directories that no other user can change -------------------------------- */
@@ -266,7 +267,8 @@ bool un_group_is_private(gid_t gid);
 bool un_file_ids_contain(const struct un_file_ids *ids, const struct stat *status);
 /* Adds the file with the given status to a set. Returns 0, or -1 with errno set. */
 int un_file_ids_add(struct un_file_ids *ids, const struct stat *status);
-/* Returns whether the sandbox sees directories of the host. The sources must be open. */
+/* Returns whether the sandbox sees directories of the host. The files in launch->source must be
+ * open. */
 bool un_shows_host(const struct un_launch *launch);
 /* Finds those directories on the paths of the launch's mount points that only root and the caller
  * can change, and adds them to launch->closed_dirs. Must be called before this process enters the
@@ -301,7 +303,7 @@ bool un_view_is_directory(struct un_trail *trail);
  * provides. */
 bool un_view_is_of_gvisor(const char *inside);
 /* Returns the innermost mount of runsc that contains the path in the first `length` bytes of
- * `path`, or NULL if there is none. */
+ * `path`, or NULL if no mount of runsc contains that path. */
 const struct un_cover *un_view_cover_at(const struct un_view *view, const char *path,
                                         size_t length);
 
@@ -347,7 +349,8 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
 /* On failure, the functions un_root_...() fill in `err` and return -1. err->step is
  * UN_STEP_SANDBOX for a failed call on a file, and UN_STEP_MOUNT for a failed mount. */
 
-/* Creates the other directories of struct un_root in root.scratch, which must be open. */
+/* Creates three directories in root.scratch, which must be open: root.spare, root.shown, and the
+ * root directory of the root filesystem, launch->view.top. */
 int un_root_begin(struct un_launch *launch, struct un_error *err);
 
 /* Creates a directory. Returns an O_PATH descriptor of the directory, or -1. */
@@ -407,8 +410,8 @@ int un_root_visit(struct un_visit *visit, struct un_launch *launch, int director
 
 /* ---- scratch.c: the tmpfs for the files of a sandbox ----------------------------------------- */
 
-/* Mounts the tmpfs for the sandbox's files on a directory: the first path in the launch's "scratch"
- * records that exists and contains no symbolic link. */
+/* Mounts the tmpfs for the sandbox's files. The mount point is the first directory in the launch's
+ * "scratch" records that exists and has no symbolic link in its path. */
 int un_scratch_mount(struct un_launch *launch, struct un_error *err);
 /* Unmounts the tmpfs of the sandbox, and all mounts in it. */
 void un_scratch_unmount(struct un_launch *launch);
@@ -469,8 +472,8 @@ un_step_function un_step_limits;
 int un_leave_mount_namespace(struct un_error *err);
 
 /*
- * Makes a memory limit and a CPU limit visible to runsc: those of this process's control group, or
- * `memory` and `processors` where these are lower and not 0.
+ * Makes a memory limit and a CPU limit visible to runsc. Each is the limit of this process's
+ * control group, or `memory` or `processors` if that is lower and not 0.
  *
  * Bind-mounts a new file, created at `path`, on /proc/meminfo, and restricts the CPU affinity of
  * this process, which must later execute runsc. `shares_mounts` must be set if other processes
@@ -494,8 +497,8 @@ int un_config_text(struct un_launch *launch, const struct un_launch_params *para
  * them in the sandbox either. */
 int un_config_check_user(struct un_launch *launch, const struct un_launch_params *params,
                          const struct un_idmap *maps, struct un_error *err);
-/* Writes config.json to the directory "bundle" in the scratch directory, if the launch describes a
- * config.json. */
+/* Writes config.json to the directory "bundle" in the scratch directory, if the launch contains
+ * records for config.json. */
 int un_config_write(struct un_launch *launch, const struct un_launch_params *params,
                     const struct un_idmap *maps, struct un_error *err);
 /* Returns the number of ids that a map contains. */
@@ -503,9 +506,9 @@ uint64_t un_map_ids(const struct un_map *map);
 
 /* ---- drop_privileges.c: dropping privileges before runsc is executed ------------------------- */
 
-/* Permanently drops those privileges that runsc does not need and that the launch's records name,
- * and verifies that they are gone. `has_several` must be set if the user namespace maps more than
- * one id. */
+/* Permanently drops the privileges that the launch's records name and that runsc does not need, and
+ * verifies that these privileges are gone. `has_several` must be set if the user namespace maps
+ * more than one id. */
 int un_drop_privileges(struct un_launch *launch, bool has_several, struct un_error *err);
 
 #endif

@@ -1,4 +1,4 @@
-/* Placeholders in the arguments of a launch. They are expanded when the launch is performed. */
+/* Placeholders in the arguments of a launch, which are expanded when the launch is performed. */
 #include "launch/verbs.h"
 
 #include <inttypes.h>

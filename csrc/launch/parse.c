@@ -3,8 +3,8 @@
  *
  * The header consists of three strings: "usernsctl-launch", the version of the format, and the
  * version of usernsctl that composed the launch. The records follow, in the order of enum un_part.
- * Each consists of a verb and as many arguments as the verb takes (UN_EACH_VERB). The last record
- * is "end".
+ * Each record consists of a verb and as many arguments as the verb takes (UN_EACH_VERB). The last
+ * record is "end".
  *
  * The whole launch is checked before any record is performed.
  */
@@ -92,7 +92,8 @@ static int read_arguments(struct reader *reader, const struct un_verb_rule *rule
 }
 
 /* Returns NULL if a record with the verb `verb` may follow the previous records. Otherwise returns
- * a message: the record is out of order, must not be repeated, or lacks a preceding record. */
+ * a message that says whether the record is out of order, must not be repeated, or lacks a
+ * preceding record. */
 static const char *order_fault(const struct reader *reader, const struct un_launch *launch,
                                enum un_verb verb)
 {

@@ -52,8 +52,8 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
                    wanted, *absent ? absent : "/");
 }
 
-/* Returns whether usernsctl can create entries in the directory trail->place[at]. Also returns true
- * in cases in which usernsctl can't, but a later check reports the reason more precisely. */
+/* Returns whether usernsctl can create entries in the directory trail->place[at]. Returns true,
+ * too, if a later check will report more precisely why usernsctl can't. */
 static bool may_make_entries(const struct un_launch *launch, const struct un_trail *trail,
                              size_t at, struct stat *status)
 {
@@ -133,7 +133,7 @@ static int walk_to_mount_point(struct un_launch *launch, const char *inside, boo
 }
 
 /* Returns the index in trail->place of the first directory on which open_up() must mount a copy, or
- * -1 if there is none. */
+ * -1 if no directory needs a copy. */
 static int find_closed(const struct un_launch *launch, const struct un_trail *trail, bool for_runsc)
 {
     struct stat status;
@@ -145,8 +145,8 @@ static int find_closed(const struct un_launch *launch, const struct un_trail *tr
     return -1;
 }
 
-/* Mounts a copy on the directory of the host trail->place[at]: a new directory that has the same
- * entries, and in which usernsctl can create mount points. */
+/* Mounts a copy on the host directory trail->place[at]. The copy is a new directory that has the
+ * same entries, and in which usernsctl can create mount points. */
 static int open_up(struct un_launch *launch, const struct un_trail *trail, size_t at,
                    const char *name, struct un_error *err)
 {
@@ -185,8 +185,8 @@ static int open_up_to(struct un_launch *launch, const char *inside, bool for_run
     return un_launch_fail_file(launch, inside, err);
 }
 
-/* Creates the missing components of a path: the last component as a directory or as a file, the
- * others as directories. */
+/* Creates the missing components of a path. The last component becomes a directory or a file, the
+ * others become directories. */
 static int make_missing(struct un_launch *launch, struct un_trail *trail, bool is_directory,
                         struct un_error *err)
 {

@@ -10,10 +10,10 @@
 
 #include <sys/sendfile.h>
 
-/* Maximum size of a copied file in bytes. Larger files are bind-mounted. A bind mount, like a copy,
- * still shows the same file after another file has replaced it on the host. */
+/* Maximum size of a copied file in bytes. Larger files are bind-mounted. Like a copy, a bind mount
+ * still shows the old file after a new file has replaced the old one on the host. */
 #define FILE_BYTES_MAX (1 << 20)
-/* Maximum total size of all copies in bytes. When it is reached, the remaining files are
+/* Maximum total size of all copies in bytes. When the maximum is reached, the remaining files are
  * bind-mounted. */
 #define TOTAL_BYTES_MAX (32 << 20)
 
@@ -86,9 +86,9 @@ static int copy_directory(struct un_visit *visit, struct un_launch *launch, int 
     return failed ? -1 : un_root_set_mode(launch, created, status->st_mode, name, err);
 }
 
-/* Copies a symbolic link without opening it. This saves time, because most entries of /etc are
- * links. Returns 0 if a link was copied, 1 if readdir(3) does not report a symbolic link or the
- * link can't be read, or -1 with errno set. */
+/* Copies a symbolic link without opening it, which saves time, because most entries of /etc are
+ * symbolic links. Returns 0 if a link was copied, 1 if readdir(3) does not report a symbolic link
+ * or the link can't be read, or -1 with errno set. */
 static int copy_link(const struct un_visit *visit, int source, const struct dirent *entry)
 {
     const struct snapshot *snapshot = visit->arg;

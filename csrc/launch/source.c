@@ -6,8 +6,8 @@
 
 #include <inttypes.h>
 
-/* Fills in `err` for a host that has changed since the launch file was written. Evaluates to
- * -1. */
+/* Fills in `err` for a host that has changed since the launch file was written. The value of the
+ * expression is -1. */
 #define OUTDATED(launch, err, filename, ...)                                                       \
     (set_outdated_remedy(launch, filename),                                                        \
      un_fail(err, UN_STEP_LAUNCH, 0, "launch-outdated", __VA_ARGS__))

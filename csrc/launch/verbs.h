@@ -1,4 +1,4 @@
-/* The records of a launch: their verbs and arguments. Internal to usernsctl. */
+/* The verbs of a launch's records, and the arguments of each verb. Internal to usernsctl. */
 #ifndef USERNSCTL_LAUNCH_VERBS_H
 #define USERNSCTL_LAUNCH_VERBS_H
 
@@ -6,7 +6,7 @@
 
 /* ---- verbs.c: the records of a launch -------------------------------------------------------- */
 
-/* The sections of a launch, in their order: each verb may occur in one section only. */
+/* The sections of a launch, in their order. Each verb may occur in only one section. */
 enum un_part {
     UN_PART_REMEDY,
     UN_PART_IDS,
@@ -39,16 +39,17 @@ enum un_argument {
     UN_ARG_SUM,         /* a checksum as un_content_sum() computes it */
     UN_ARG_ID,          /* a uid or gid in decimal */
     UN_ARG_SCORE,       /* an OOM score adjustment, -1000 to 1000 */
-    UN_ARG_HOW,         /* the way to open a source: own, follow or exact */
-    UN_ARG_ACCESS,      /* the access to a bind mount: ro or rw */
-    UN_ARG_KIND,        /* the content of a mounted filesystem: empty or other */
-    UN_ARG_ID_OPTION,   /* an option of usernsctl-exec that maps ids */
-    UN_ARG_VARIABLE,    /* the name of an environment variable */
-    UN_ARG_SETTING      /* an environment variable with its value, NAME=VALUE */
+    UN_ARG_HOW, /* how to open a source: own, follow or exact, as un_open_own(), un_open_follow() or
+                   un_open_exact() do */
+    UN_ARG_ACCESS,    /* access to a bind mount: ro (read-only) or rw (writable) */
+    UN_ARG_KIND,      /* the content of a filesystem that gVisor mounts: empty or other */
+    UN_ARG_ID_OPTION, /* an option of usernsctl-exec that maps ids */
+    UN_ARG_VARIABLE,  /* the name of an environment variable */
+    UN_ARG_SETTING    /* an environment variable with its value, NAME=VALUE */
 };
 
-/* All verbs, sorted as by strcmp(3). The columns are the suffix of UN_VERB_..., the name, the part
- * of the launch, whether the verb may occur only once, and the types of the arguments. */
+/* All verbs, sorted as by strcmp(3). The columns are the suffix of UN_VERB_..., the name, the
+ * section of the launch, whether the verb may occur only once, and the types of the arguments. */
 #define UN_EACH_VERB(VERB)                                                                         \
     VERB(ARG, "arg", MOMENT, false, UN_ARG_TEXT)                                                   \
     VERB(ASSUME, "assume", ASSUMED, false, UN_ARG_SOURCE, UN_ARG_NUMBER, UN_ARG_MODE, UN_ARG_SUM)  \
@@ -122,7 +123,7 @@ enum un_verb {
 
 struct un_verb_rule {
     const char *name;
-    uint8_t part; /* the part of the launch in which the verb occurs (enum un_part) */
+    uint8_t part; /* the section of the launch in which the verb occurs (enum un_part) */
     bool once;    /* whether the verb may occur only once */
     /* types of the arguments (enum un_argument); 0 after the last, if there are fewer than
      * UN_VERB_ARGUMENTS */
@@ -148,7 +149,7 @@ unsigned un_argument_mode(const char *word);
 /* The values of the placeholders @s, @i and @t. @@ stands for a literal @. */
 struct un_marks {
     char scratch[UN_PATH_MAX]; /* value of @s: path of the tmpfs for the sandbox's files */
-    char id[17];    /* value of @i: a random id, drawn whenever the launch is performed */
+    char id[17]; /* value of @i: an id that is drawn at random whenever the launch is performed */
     char stamp[48]; /* value of @t: the current time as YYYYmmdd-HHMMSS.micros in UTC */
 };
 

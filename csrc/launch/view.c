@@ -43,8 +43,8 @@ static bool leads_to_cover(const struct un_view *view, const char *path)
     return false;
 }
 
-/* Opens the entry `name` of a directory. `directory` is a descriptor of the directory, or -1 if it
- * has none. Returns a descriptor, -1 if the entry does not exist, or -2 with errno set. */
+/* Opens the entry `name` of a directory. `directory` is -1 for a directory that only gVisor will
+ * create. Returns a descriptor, -1 if the entry does not exist, or -2 with errno set. */
 static int open_child(int directory, const char *name)
 {
     int fd = directory < 0 ? -1 : un_child(directory, name);
@@ -125,7 +125,7 @@ bool un_view_is_of_gvisor(const char *inside)
 }
 
 /* Returns whether users in the sandbox might have permission to search a directory that this
- * process may not search. This is possible if the sandbox maps the directory's owner and group. */
+ * process may not search, because the sandbox maps the directory's owner and group. */
 static bool may_be_searched(const struct un_view *view, int directory)
 {
     struct stat status;

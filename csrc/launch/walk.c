@@ -166,9 +166,9 @@ static int step(struct un_trail *trail, const char *name, struct pending *pendin
     }
 }
 
-/* Fails as the kernel would at a ".", ".." or trailing slash after the last file of `trail`: with
- * ENOTDIR if that file is not a directory, with EACCES if search permission for the directory is
- * missing (path_resolution(7)). */
+/* Fails as the kernel would if a ".", ".." or trailing slash follows the last file of `trail`.
+ * Fails with ENOTDIR if that file is not a directory, and with EACCES if search permission for the
+ * directory is missing (path_resolution(7)). */
 static int check_directory(struct un_trail *trail, const char *name)
 {
     struct stat status;
