@@ -3,8 +3,8 @@
 
 #include <inttypes.h>
 
-/* Adds the caller's own id to the map. Fails if the parent namespace does not map the id; if the
- * parent's map was not read, the kernel checks that instead. */
+/* Adds the caller's own id to the map. Fails if the parent namespace does not map the id. If the
+ * parent's map was not read, the kernel makes this check later. */
 static int add_self(int kind, const struct un_id_request *want, const struct un_facts *facts,
                     struct un_map *map, struct un_error *err)
 {
@@ -40,7 +40,8 @@ static int add_named(int kind, struct un_extent extent, const struct un_map *par
     return 0;
 }
 
-/* Maps a range of ids to the first free ids of the new user namespace, searched from *next on. */
+/* Maps a range of ids to the lowest ids of the new user namespace that are still free and not below
+ * *next. */
 static int place(struct un_range ids, uint32_t *next, struct un_map *map, struct un_error *err)
 {
     while (ids.count) {

@@ -17,7 +17,7 @@ struct un_kind_facts {
     const char *privileged;  /* sentence with the reason why the caller writes the map */
 };
 
-/* The constants of uids and of gids, indexed by enum un_kind. */
+/* Names, files and capabilities for uid maps and for gid maps, indexed by enum un_kind. */
 extern const struct un_kind_facts un_kinds[2];
 
 #define UN_IDS_TEXT_MAX sizeof "uids 4294967295-4294967295"
@@ -39,9 +39,9 @@ int un_compose(int kind, const struct un_request *request, const struct un_facts
 int un_plan_single_id(const struct un_request *request, const struct un_facts *facts,
                       struct un_plan *plan, struct un_error *err);
 
-/* Plans what a process with the ids `uid` and `gid` must do inside, given the maps and the
- * setgroups policy of the plan: to which ids it must switch, and whether it must drop its
- * groups. */
+/* Decides to which ids a process with the ids `uid` and `gid` must switch inside, and whether the
+ * process must drop its supplementary groups. The maps and the setgroups policy of the plan must be
+ * set. Stores the result in the plan. */
 void un_plan_become(struct un_plan *plan, uint32_t uid, uint32_t gid);
 
 #endif

@@ -169,7 +169,7 @@ static int choose_writer(int kind, const struct un_request *request, const struc
 }
 
 /* Returns the id to which a process with the id `own` must switch in the user namespace: the id to
- * which `own` is mapped; if it is not mapped, 0; if 0 is not mapped either, -1. */
+ * which `own` is mapped, or 0 if `own` is not mapped, or -1 if 0 is not mapped either. */
 static int64_t inside_id(const struct un_map *map, uint32_t own)
 {
     const struct un_extent *extent = un_map_find(map, UN_OUTSIDE, own);
@@ -253,10 +253,11 @@ bool un_plan_writes_itself(const struct un_plan *plan)
 }
 
 /* Returns whether a plan depends on the maps of the current user namespace or on the kernel
- * version. A map can contain only ids that the current user namespace maps. For a plan with only
- * the caller's own id, this need not be checked, because the kernel denies unshare(2) to a caller
- * with unmapped ids. There are two exceptions: the overflow id may stand for an unmapped id, and
- * whether mapping uid 0 requires CAP_SETFCAP depends on the kernel version. */
+ * version. A map can contain only ids that the current user namespace maps, so the plan must check
+ * all ids but the caller's own: the kernel itself denies unshare(2) to a caller with an unmapped
+ * id. The caller's own id must be checked, too, if it is the overflow id, which may stand for an
+ * unmapped id. The kernel version matters for uid 0, because mapping uid 0 may require
+ * CAP_SETFCAP. */
 bool un_plan_needs_parents(const struct un_request *request, const struct un_facts *facts)
 {
     for (int kind = UN_UID; kind <= UN_GID; kind++) {

@@ -60,9 +60,9 @@ static bool is_open_filtered(const char *output)
            un_proc_status("/proc", "Seccomp:") == 2;
 }
 
-/* Returns the id of the cause why a setuid-root helper gains no capabilities, and so can't open the
- * map file, or NULL if none is found (capabilities(7), "Capabilities and execution of programs by
- * root" and "Set-user-ID-root programs that have file capabilities"). */
+/* Returns the id of the cause for which a setuid-root helper gains no capabilities, and so can't
+ * open the map file. Returns NULL if no cause is found (capabilities(7), "Capabilities and
+ * execution of programs by root" and "Set-user-ID-root programs that have file capabilities"). */
 static const char *cause_of_powerless_root(const char *helper)
 {
     struct stat status;
@@ -85,8 +85,8 @@ static bool has_wrong_capability(const char *helper)
                                                 !(caps.data[0].permitted & 1U << needed));
 }
 
-/* Returns the id of the cause of a helper's failure to open the map file (EACCES), or NULL if none
- * is found. */
+/* Returns the id of the cause of a helper's failure to open the map file (EACCES), or NULL if the
+ * cause is not found. */
 static const char *cause_of_closed_map(const char *helper)
 {
     const char *cause = un_cause_of_closed_proc("/proc");
@@ -181,9 +181,9 @@ static const char *cause_of_exec(const struct un_error *err)
     }
 }
 
-/* Reads the pid of a process whose /proc directory is open as `dir`. The pid must come from that
- * directory: the helpers use the same procfs, which may belong to a PID namespace other than that
- * of this process. */
+/* Reads the pid of a process whose /proc directory is open as `dir`. A pid from another procfs
+ * would be wrong: the helpers use the procfs of `dir`, which may belong to a PID namespace other
+ * than that of this process. */
 static int read_target_pid(int dir, char *pid, size_t size, struct un_error *err)
 {
     if (un_read_file(dir, "stat", pid, size) < 0)

@@ -11,15 +11,17 @@
  * dumpable. The holder makes only one or two system calls between closing its socket and becoming
  * dumpable. */
 #define DUMPABLE_TIMEOUT_US 10000000
-/* The interval in microseconds between two checks doubles until it reaches at least this value. */
+/* The interval in microseconds between two checks doubles after each check, until it is at least
+ * this long. */
 #define LONGEST_NAP_US 1000
 
 /*
  * Waits until the holder, the child program that keeps the new namespaces alive, is dumpable. Only
- * then can newuidmap, which runs with the caller's ids, write the map files of the holder. The
- * holder can't send a message, because it has already closed all its descriptors. But as soon as it
- * is dumpable, its map files belong to the caller (proc_pid(5)). Before that, a procfs that is
- * mounted with hidepid hides the files (ENOENT).
+ * then can newuidmap, which runs with the caller's ids, write the map files of the holder.
+ *
+ * The holder can't send a message, because it has already closed all its descriptors. But when the
+ * holder becomes dumpable, its map files become the caller's (proc_pid(5)). Before that, a procfs
+ * that is mounted with hidepid hides the files (ENOENT).
  */
 static int wait_until_open(int dir, int pidfd, struct un_error *err)
 {

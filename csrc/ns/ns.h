@@ -18,8 +18,7 @@ struct un_start {
     int (*prepare)(const void *arg, struct un_error *err);
     const void *arg;
     const char *const *environment; /* environment of the command; NULL for an empty one */
-    /* un_start_child() fills in the following fields: the child's pid, pidfd and socket, and the
-     * deadline. */
+    /* un_start_child() sets the following fields. */
     pid_t pid;
     int pidfd;
     int socket;       /* socket from which to receive the child's messages */
@@ -42,8 +41,9 @@ struct un_received {
 void un_end_child(const struct un_start *start);
 
 /* Waits for the next message from the child. Returns 1 for a message, whose descriptors the caller
- * must close. Returns 0 at end of file: the child has executed the command, or has exited. Returns
- * -1 after an error; the next call may succeed after EMFILE and EPROTO, but not after ETIMEDOUT. */
+ * must close. Returns 0 at end of file, which means that the child has executed the command or has
+ * exited. Returns -1 after an error; the next call may succeed after EMFILE and EPROTO, but not
+ * after ETIMEDOUT. */
 int un_receive_message(const struct un_start *start, struct un_received *received,
                        struct un_error *err);
 /* Fills in `err` from a UN_MESSAGE_FAILED message. Returns -1. */

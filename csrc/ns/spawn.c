@@ -42,9 +42,9 @@ static void record_message(struct un_received *received, struct start_state *sta
         start_state->failed = un_received_failure(received, err);
     if (received->message.type == UN_MESSAGE_EXECUTING)
         start_state->here = true;
-    /* The first UN_MESSAGE_EXECUTING or UN_MESSAGE_INIT comes from the second child. If that is PID
-     * 1 of a new PID namespace, it forks the command. The command then sends another
-     * UN_MESSAGE_EXECUTING, whose sender is ignored. */
+    /* The first UN_MESSAGE_EXECUTING or UN_MESSAGE_INIT comes from the second child. If the second
+     * child is PID 1 of a new PID namespace, it forks the command, which sends another
+     * UN_MESSAGE_EXECUTING. The sender of that message is ignored. */
     if (start_state->pid <= 0 && (received->message.type == UN_MESSAGE_EXECUTING ||
                                   received->message.type == UN_MESSAGE_INIT))
         start_state->pid = received->sender;
@@ -98,10 +98,10 @@ static void read_comm(pid_t pid, char name[64])
     un_read_file(AT_FDCWD, path, name, 64);
 }
 
-/* Returns a pidfd of the process `pid` if it seems to be a fork of the process `first`, that is, if
+/* Returns a pidfd of the process `pid` if it seems to be a fork of the process `first`, because
  * both have the same name: a fork inherits the name (proc_pid_comm(5)). Otherwise returns -1. The
- * pid alone proves nothing: it may have been reused, it may be valid only in another PID namespace,
- * or the process may be an adopted orphan. */
+ * pid alone is no proof, because it may have been reused, may be valid only in another PID
+ * namespace, or may be that of an adopted orphan. */
 static int open_copy(pid_t pid, pid_t first)
 {
     char names[2][64];
@@ -115,12 +115,14 @@ static int open_copy(pid_t pid, pid_t first)
     return -1;
 }
 
-/* Returns a pidfd of a second child that has not sent a message, or -1 if it is not found. Root in
- * the namespaces may have stopped both children before they could send a message.
+/*
+ * Returns a pidfd of a second child that has not sent a message, or -1 if no second child is found.
+ * Root in the namespaces may have stopped both children before they could send a message.
  *
  * Kills the first child, so that it can't fork any more. Then takes the next process in the list of
- * this thread's children: the list is in order of creation (proc_tid_children(5)), and only the
- * first child can have added children to it since. */
+ * this thread's children. The list is in order of creation (proc_tid_children(5)), and only the
+ * first child can have added children to the list since.
+ */
 static int find_second(const struct un_start *start)
 {
     int pid, found = -1;
@@ -140,8 +142,8 @@ static int open_second(const struct un_start *start, const struct start_state *s
 {
     if (!start->has_second || start_state->pidfd >= 0)
         return start_state->pidfd;
-    /* If this process's descriptor table was full, the kernel dropped the pidfd, but the pid has
-     * been received: open a pidfd now. */
+    /* If this process's descriptor table was full, the kernel dropped the pidfd from the message,
+     * but the pid has been received. Open a pidfd now. */
     return start_state->pid > 0 ? un_pidfd_open(start_state->pid) : find_second(start);
 }
 

@@ -29,7 +29,7 @@ struct child {
                              socket for messages; handover[0] stays in the parent */
 };
 
-/* A buffer for the control messages of a message: all its descriptors and the sender's
+/* A buffer for the control messages of one message, which are all its descriptors and the sender's
  * credentials. */
 union control {
     struct cmsghdr header;
@@ -154,8 +154,8 @@ static int receive_socket(int handover, struct un_start *start, struct un_error 
 {
     struct un_received received;
     char byte;
-    /* If the child is still running, it has already sent the socket: it sends the socket before it
-     * executes the child program. */
+    /* A child that is still running has already sent the socket, because it sends the socket before
+     * it executes the child program. */
     ssize_t got = receive(handover, &byte, 1, MSG_DONTWAIT, &received);
     if (got < 0 && errno == EAGAIN)
         return un_fail_ended(start->pidfd, err);
