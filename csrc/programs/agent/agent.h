@@ -1,6 +1,6 @@
-/* The interface of the files of usernsctl-agent, which starts commands in a sandbox. Internal to
- * usernsctl. For each command, the agent starts a keeper: a child process that starts the command
- * and waits for its end (keeper.c). */
+/* Declarations that the source files of usernsctl-agent share. Internal to usernsctl. The agent
+ * starts commands in a sandbox. For each command, the agent starts a keeper, a child process that
+ * starts the command and waits for its end (keeper.c). */
 #ifndef USERNSCTL_PROGRAMS_AGENT_AGENT_H
 #define USERNSCTL_PROGRAMS_AGENT_AGENT_H
 
@@ -22,9 +22,9 @@ struct agent_caps {
 /* Stores the capability bounding set of the calling process in `caps`. */
 void agent_read_caps(struct agent_caps *caps);
 
-/* Changes the uid of the calling process to one that no other process has, and keeps all
- * capabilities of the process. Afterwards only processes with CAP_KILL can send signals to it.
- * Returns whether that succeeded; it fails without CAP_SETUID. */
+/* Changes the uid of the calling process to a uid that no other process has, and keeps all
+ * capabilities of the process. Afterwards only processes with CAP_KILL can send signals to the
+ * process. Returns false on failure, for example without CAP_SETUID. */
 bool agent_switch_to_unused_uid(void);
 
 /* Sets the effective uid, which will own the files that this process creates. Does not change the
@@ -60,7 +60,7 @@ bool agent_each_entry(int dir, const char *name, agent_take_entry *take, void *a
 
 /* Maximum number of supplementary groups in a message (NGROUPS_MAX). */
 #define AGENT_GROUPS_MAX 65536
-/* Maximum number of resource limits in a message: more than RLIM_NLIMITS. */
+/* Maximum number of resource limits in a message, which exceeds RLIM_NLIMITS. */
 #define AGENT_LIMITS_MAX 64
 
 struct agent_message {
@@ -73,7 +73,7 @@ struct agent_message {
     size_t strings_size;
 };
 
-/* The strings of a command: pointers into the received bytes. */
+/* The strings of a command, as pointers into the received bytes. */
 struct agent_strings {
     const char *cwd;
     const char *program; /* path of the program, or a name to search for in PATH */
@@ -118,8 +118,8 @@ int agent_receive(int socket, struct agent_request *request);
 
 struct agent_wait {
     int fd;     /* descriptor whose readability ends the wait */
-    int socket; /* socket of the command, on which end of file or a request for SIGKILL ends the
-                   wait; or -1 */
+    int socket; /* socket of the command, or -1; end of file or a request for SIGKILL on this socket
+                   ends the wait */
     int other;  /* descriptor, or -1; when it becomes readable, `notify` is called once */
     void (*notify)(void *arg);
     void *arg;
@@ -160,19 +160,19 @@ struct agent_blocks {
     struct agent_block *used;
 };
 
-/* Returns the first free block, allocating blocks if there is none, or NULL with errno set. The
- * block stays in the list of free blocks. */
+/* Returns the first free block, or NULL with errno set. Allocates blocks if no block is free. The
+ * returned block stays in the list of free blocks. */
 struct agent_block *agent_block_free(struct agent_blocks *blocks);
 /* Moves the first free block to the list of used blocks, and records that the process `keeper` uses
  * it. */
 void agent_block_use(struct agent_blocks *blocks, pid_t keeper);
 /* Puts the block of an exited keeper back on the list of free blocks. Returns the block, or NULL if
- * no process with the pid `keeper` uses one. */
+ * no process with the pid `keeper` uses a block. */
 struct agent_block *agent_block_leave(struct agent_blocks *blocks, pid_t keeper);
-/* Returns whether the process `keeper` uses a block, that is, whether it is a keeper. */
+/* Returns whether the process `keeper` is a keeper, that is, uses a block. */
 bool agent_block_has(const struct agent_blocks *blocks, pid_t keeper);
-/* These functions return the top of the keeper's stack, and of the stack on which the keeper's
- * command starts. */
+/* agent_block_stack() returns the top of the keeper's stack, and agent_block_command_stack() the
+ * top of the stack on which the keeper's command starts. */
 void *agent_block_stack(struct agent_block *block);
 void *agent_block_command_stack(struct agent_block *block);
 
@@ -259,9 +259,9 @@ void agent_unload(struct agent_loaded *loaded);
 
 /* ---- tree.c: killing and signalling all descendants of a subreaper --------------------------- */
 
-/* All processes of a command remain descendants of its keeper, which is a subreaper: when a process
- * exits, the kernel reparents its children to the nearest ancestor that is a subreaper, even if
- * they have changed their session or process group. */
+/* All processes of a command remain descendants of its keeper, because the keeper is a subreaper.
+ * When a process exits, the kernel reparents its children to the nearest ancestor that is a
+ * subreaper, even if the children have changed their session or process group. */
 
 /* Opens /proc, so that a mount on it can't hide it later. Returns a descriptor, or -1 if /proc is
  * not a proc filesystem. */
@@ -276,7 +276,7 @@ bool agent_signal_tree(int proc, pid_t group, int sig);
 typedef bool agent_spared(pid_t pid, void *arg);
 
 /* Kills the descendants of the calling process, except the children for which `spared` returns
- * true, and the descendants of these children. Returns whether it found any process to kill. */
+ * true, and the descendants of these children. Returns whether there was any process to kill. */
 bool agent_kill_others(int proc, agent_spared *spared, void *arg);
 
 /* Stops all processes of the PID namespace except the calling process and PID 1, kills the
@@ -319,9 +319,13 @@ struct agent_start {
     int errnum; /* result: the errno of the failed step */
 };
 
-/* Starts a command, waits until its execve(2) has succeeded, and returns its pid. Returns -1 after
- * a failure, with the error in `start`. Until the execve(2), which other processes of the same user
- * can delay, the host can cancel the start. This function then kills the command. */
+/*
+ * Starts a command, and waits until its execve(2) has succeeded. Returns the pid of the command, or
+ * -1 after a failure, with the error in `start`.
+ *
+ * Other processes of the same user can delay the execve(2), so the host can cancel the start until
+ * then (agent_wait_while_wanted()). In that case, kills the child, and returns its pid.
+ */
 pid_t agent_start_command(struct agent_start *start);
 
 /* ---- terminal.c: a pseudoterminal between a command and the host's descriptors --------------- */

@@ -3,8 +3,8 @@
 #include <stdint.h>
 #include <sys/mman.h>
 
-/* Number of blocks in the memory that is allocated by one mmap(2). Aligning the blocks wastes the
- * space of one block. */
+/* Number of blocks that would fit the memory from one mmap(2). Since blocks must be aligned, the
+ * memory holds one block less. */
 #define CHUNK 8
 
 static void add_free(struct agent_blocks *blocks, struct agent_block *block)

@@ -4,8 +4,8 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
-/* A uid that is in no id map and owns no file. It is neither (uid_t)-1, which is not a valid uid,
- * nor 65534, the overflow uid. */
+/* A uid that is in no id map and owns no file: neither (uid_t)-1, which is not a valid uid, nor
+ * 65534, the overflow uid. */
 #define NOBODY_ELSE ((uid_t) - 3)
 
 static int raise_permitted(struct un_cap_sets *sets)

@@ -113,7 +113,7 @@ static void send_signal(struct keeper *keeper, int to, int sig)
         agent_signal_tree(keeper->agent->proc, getpgid(keeper->command), sig);
     if (to == AGENT_TO_TREE && sig == SIGKILL) {
         kill_descendants_of_keeper(keeper);
-        /* Send end of file to the host. It means that no process of the command remains. */
+        /* Send end of file to the host, to report that no process of the command remains. */
         shutdown(keeper->socket, SHUT_WR);
     } else if (to == AGENT_TO_TREE) {
         agent_signal_tree(keeper->agent->proc, 0, sig);
@@ -324,8 +324,8 @@ static int start_kept(struct keeper *keeper, struct agent_request *request)
 }
 
 /* Runs one command until none of its processes remains and the host has closed the socket. Returns
- * whether this keeper may run another command: false if the command failed to start, or had a
- * terminal. */
+ * whether this keeper may run another command. Returns false if the command failed to start, or had
+ * a terminal. */
 static bool keep_command(struct keeper *keeper, struct agent_request *request)
 {
     keeper->socket = request->fd[AGENT_SOCKET];
@@ -340,8 +340,8 @@ static bool keep_command(struct keeper *keeper, struct agent_request *request)
     return !had_terminal;
 }
 
-/* Waits for the message that requests the next command. Returns true if it was received, or false
- * if this keeper must exit. */
+/* Waits for the message that requests the next command. Returns true when the message was received,
+ * or false if this keeper must exit. */
 static bool await_request(struct keeper *keeper, struct agent_block *block)
 {
     struct agent_idle *idle = keeper->agent->idle;

@@ -83,8 +83,8 @@ static void add_leftover_directory(struct list *list)
     list->depth--;
 }
 
-/* Adds a file of /proc/sys to the list if the file is writable. Ignores a write-only file, which
- * stores no setting: writing to it only triggers an action. */
+/* Adds a file of /proc/sys to the list if the file is writable. Ignores a write-only file, because
+ * such a file stores no setting, and writing to it only triggers an action. */
 static void add_file(struct list *list, mode_t mode)
 {
     if (!(mode & 0222))

@@ -163,7 +163,8 @@ int access(const char *path, int mode)
     return (int)call(__NR_faccessat, AT_FDCWD, (long)path, mode, 0, 0, 0);
 }
 
-/* Always fails. The callers only look for signal handlers to reset, and the agent has none. */
+/* Always fails. The agent's callers only search for signal handlers to reset, and the agent has
+ * none. */
 int sigaction(int sig, const struct sigaction *action, struct sigaction *before)
 {
     (void)sig, (void)action, (void)before;

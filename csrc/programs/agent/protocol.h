@@ -90,8 +90,8 @@ enum { AGENT_SIGNAL = 1, AGENT_WINDOW };
 /* Recipients of the signal that AGENT_SIGNAL requests. */
 enum { AGENT_TO_PROCESS, AGENT_TO_GROUP, AGENT_TO_TREE };
 
-/* A message in either direction. For AGENT_STARTED, `value` is a pid; for AGENT_REFUSED, it is an
- * errno. */
+/* A message in either direction. `value` is a pid for AGENT_STARTED, and an errno for
+ * AGENT_REFUSED. */
 struct agent_note {
     uint16_t kind;
     uint16_t to; /* recipient of the signal for AGENT_SIGNAL, otherwise 0 */
@@ -147,7 +147,8 @@ struct agent_record {
     uint32_t size;        /* size in bytes of the text or data that follows the record */
     uint32_t nanoseconds; /* with `seconds`, the modification time */
     int64_t seconds;
-    uint64_t length; /* st_size of the file; for a symbolic link, the length of its name */
+    uint64_t length; /* st_size of the file; for a symbolic link, the length of the link's name,
+                        after which the target follows */
 } __attribute__((packed));
 
 static_assert(sizeof(struct agent_record) == 32, "");

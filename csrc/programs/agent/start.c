@@ -45,8 +45,8 @@ static int set_limits(struct agent_start *start)
 }
 
 /* Sets the ids and capabilities of the command. This process shares the agent's memory until its
- * execve(2), so other processes must not be able to ptrace(2) it. The kernel ensures that, because
- * it makes a process non-dumpable when the ids of the process change. Returns 0, or -1 with errno
+ * execve(2), so other processes must not be able to ptrace(2) this process. The kernel ensures that
+ * by making a process non-dumpable when the ids of the process change. Returns 0, or -1 with errno
  * set. */
 static int change_ids(struct agent_start *start)
 {

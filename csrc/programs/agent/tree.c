@@ -290,8 +290,8 @@ static void kill_children_by_trial(void)
 struct found {
     size_t count;
     uint64_t pids; /* sum of the pids */
-    /* whether this and the previous listing contain the same descendants, all of them zombies that
-     * their tracer has not reaped */
+    /* whether the descendants in this listing and in the previous one are the same, and all of them
+     * are zombies that their tracer has not reaped */
     bool rest;
 };
 
@@ -351,8 +351,8 @@ void agent_kill_tree(int proc, const struct agent_killing *how)
         bool is_ours = how->group && !*how->has_lost_leader;
         if (is_ours && !kill(-how->group, SIGKILL) && !how->reap(how->arg))
             return;
-        /* If only zombies remain that wait for their tracer, do not stop all processes, because
-         * that would not make the tracer reap them. */
+        /* If only zombies remain, because their tracers have not reaped them, do not stop all
+         * processes: a stop would not make the tracers reap the zombies. */
         bool is_alone = found.rest || !how->get_help;
         bool is_listing = is_alone || round % (ROUNDS_ALONE + 1) != ROUNDS_ALONE;
         bool in_time =

@@ -10,9 +10,8 @@
  * the fields of the error instead (shared.h, error_send()).
  *
  * The creator answers "+" when it has recorded the sandbox. From then on, the sandbox outlives the
- * creator. In all other cases the program kills all started processes, and removes DIRECTORY with
- * its contents: if COMMAND fails, if the creator exits, closes CONNECTION, or sends another answer,
- * and after SIGTERM.
+ * creator. If COMMAND fails, if the creator exits, closes CONNECTION, or sends another answer, and
+ * after SIGTERM, the program kills all started processes, and removes DIRECTORY with its contents.
  *
  * usernsctl-detach itself exits after the creator's answer or after a failure. Its child, the
  * keeper, starts the sandbox, and stays as the subreaper of the sandbox's processes. When the

@@ -1,6 +1,6 @@
 /*
- * usernsctl-entrypoint is the first program of a container, and runs other programs in gVisor. It
- * has two names:
+ * usernsctl-entrypoint is the first program of a container, and runs other programs in gVisor. The
+ * program has two names:
  *
  * in-gvisor [OPTION]... [--] CMD [ARGUMENT]... is like `usernsctl run` on the container's files.
  *
@@ -10,11 +10,11 @@
  * choose the code that runs outside of gVisor. So this program is statically linked, because a
  * dynamic loader obeys environment variables, and it executes only programs in its own directory.
  *
- * One of these is usernsctl-exec, which is statically linked, too. usernsctl-exec performs a launch
- * file, which was written when the image was built, and contains all decisions about the start of a
- * sandbox. usernsctl-exec passes the container's environment to the command in gVisor, but does not
- * use it itself. Without a launch file, this program starts Python with a clean environment, and
- * passes the container's environment in a memfd.
+ * One program in that directory is usernsctl-exec, which is statically linked, too. usernsctl-exec
+ * performs a launch file, which was written when the image was built, and contains all decisions
+ * about the start of a sandbox. usernsctl-exec passes the container's environment to the command in
+ * gVisor, but does not use this environment itself. Without a launch file, usernsctl-entrypoint
+ * starts Python with a clean environment, and passes the container's environment in a memfd.
  *
  * What the command may access is decided only by the options of in-gvisor.
  */
@@ -44,8 +44,8 @@
 #define NO_NETWORK ".no-network"
 #define PRIVATE_NETWORK ".private-network"
 #define ALL_IDS ".all-ids"
-/* Maximum number of elements that this program adds to the caller's arguments: 23 arguments and a
- * NULL. */
+/* Maximum number of elements, including the final NULL, that this program adds to the caller's
+ * arguments. */
 #define OWN_WORDS_MAX 24
 /* Maximum length in bytes of the value of TERM, without the NUL. */
 #define TERM_MAX 64
@@ -350,7 +350,7 @@ static int check_policy(const struct policy *policy, const char *command)
     return check_variables();
 }
 
-/* Values that getopt_long(3) returns for options without a letter. They are lower than the code of
+/* Values that getopt_long(3) returns for options without a letter. All are lower than the code of
  * any letter. */
 enum { NETWORK = 1, IDS, RUNSC, USER, LOG, RERAISE, CHECK, HEALTH };
 
@@ -486,8 +486,8 @@ static int run_in_gvisor(int argc, char **argv, struct argv_builder *builder)
     return run_by_python(&policy, argv + optind, builder);
 }
 
-/* Performs the subcommands of usernsctl that need no Python: they print profiles for container
- * engines. Returns the exit status. */
+/* Performs the subcommands of usernsctl that need no Python, because they only print profiles for
+ * container engines. Returns the exit status. */
 static int run_without_python(int argc, char **argv)
 {
     static const char *const printed[][2] = {

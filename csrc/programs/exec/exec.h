@@ -1,4 +1,4 @@
-/* The interface of the files of usernsctl-exec. Internal to usernsctl. */
+/* Declarations that the source files of usernsctl-exec share. Internal to usernsctl. */
 #ifndef USERNSCTL_PROGRAMS_EXEC_EXEC_H
 #define USERNSCTL_PROGRAMS_EXEC_EXEC_H
 
@@ -72,7 +72,7 @@ int un_exec_enter(const struct decision *decision, uint64_t flags, struct un_set
 #define UN_HOLDER_NAME "usernsctl-hold"
 
 /*
- * Forks a holder: a process that keeps alive the namespaces that this process has entered. Returns
+ * Forks a holder, a process that keeps alive the namespaces that this process has entered. Returns
  * 0, or -1 with the error in `err` if no holder remains.
  *
  * options->hold is a SOCK_SEQPACKET socket to the creator, the process that requested the
@@ -83,9 +83,10 @@ int un_exec_enter(const struct decision *decision, uint64_t flags, struct un_set
  * This process sends "pid N" over the socket. The holder sends "ready" with descriptors of all its
  * namespaces, in the order of enum un_ns, or an error (un_hold_report()). When the creator answers
  * with a byte, the holder sets its process name, and becomes dumpable, so that other processes can
- * open its namespaces in /proc. They can then also read its memory (see un_forget_environment())
- * and use its descriptors, of which only the socket and a pidfd of the network remain open. The
- * holder then closes the socket. If it can't become dumpable, it sends an error and exits.
+ * open its namespaces in /proc. Other processes can then also read the holder's memory (see
+ * un_forget_environment()) and use its descriptors, of which only the socket and a pidfd of the
+ * network remain open. The holder then closes the socket. A holder that can't become dumpable sends
+ * an error and exits.
  *
  * If the creator closes the socket without an answer, the holder exits, so that the creator knows
  * of every holder that runs.

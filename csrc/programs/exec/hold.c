@@ -80,9 +80,9 @@ static void wait_for_end(int network)
 }
 
 /* Sets the process name of the holder, which from now on outlives its creator. Makes the process
- * dumpable, so that other processes can open its namespaces in /proc. They can then also read its
- * memory, which contains no secrets, and use its only descriptors, the socket and a pidfd. Returns
- * 0, or -1 with the error in `err`. */
+ * dumpable, so that other processes can open its namespaces in /proc. Other processes can then also
+ * read the holder's memory, which contains no secrets, and use its only descriptors, the socket and
+ * a pidfd. Returns 0, or -1 with the error in `err`. */
 static int show_holder(struct un_error *err)
 {
     if (prctl(PR_SET_NAME, UN_HOLDER_NAME, 0, 0, 0))

@@ -22,8 +22,8 @@ static void print_error(const struct un_error *err)
 
 static int enter_namespaces(struct un_options *options, struct un_error *err)
 {
-    /* Static: the structure does not fit a small stack, and allocating it would take additional
-     * system calls. */
+    /* Use a static structure, because it does not fit a small stack, and allocating it would take
+     * additional system calls. */
     static struct decision decision;
     /* Use secure_getenv(3), which ignores PATH if this program has more privileges than its
      * caller. */
@@ -38,7 +38,7 @@ static int enter_namespaces(struct un_options *options, struct un_error *err)
     return un_exec_enter(&decision, options->flags, &options->setup, err);
 }
 
-/* Sets up this process, and executes the command. Returns only on failure: -1, with the error in
+/* Sets up this process, and executes the command. Returns only on failure, with -1 and the error in
  * `err`. */
 static int exec_command(const struct un_options *options, struct un_error *err)
 {

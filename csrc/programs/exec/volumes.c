@@ -26,7 +26,7 @@ static bool shows_all(const struct un_launch *launch)
     return tree && !strcmp(un_record_source(launch, tree, 0)->path, "/");
 }
 
-/* Returns whether the launch mounts something on `path` or on one of its parent directories. */
+/* Returns whether a mount of the launch covers `path` or one of its parent directories. */
 static bool is_covered(const struct un_launch *launch, const char *path)
 {
     UN_EACH_RECORD (record, launch, UN_VERB_BIND)

@@ -26,7 +26,8 @@
 
 /* The buffer for one direction of a connection. */
 struct half {
-    /* the buffer: a part of forwarder->bytes. An unused element of `connection` keeps its buffer */
+    /* part of forwarder->bytes; an element of `connection` keeps its buffers while no connection
+     * uses it */
     char *bytes;
     size_t at, length; /* bytes[at] to bytes[at + length - 1] are not written yet */
     bool has_ended;    /* whether the source has reached end of file */
@@ -132,9 +133,9 @@ static void end_half(struct half *half)
     half->has_ended = half->is_shut = true;
 }
 
-/* Returns whether the socket fd[end] is half-closed: it has reached end of file, but data may still
- * be written to it. Such a socket is polled without requested events, so that poll(2) reports a
- * reset by the peer. */
+/* Returns whether the socket fd[end] is half-closed, that is, has reached end of file, but data may
+ * still be written to it. Such a socket is polled without requested events, so that poll(2) reports
+ * a reset by the peer. */
 static bool is_half_closed(const struct connection *connection, int end)
 {
     return connection->half[end].has_ended && !connection->half[1 - end].is_shut;

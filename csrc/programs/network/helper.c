@@ -32,7 +32,7 @@ static int judge_pasta(const struct un_job *job, struct un_error *err)
     if (job->ended != CLD_EXITED)
         return un_fail(err, UN_STEP_NETWORK, 0, "pasta-failed", "%s was killed by signal %d%s%.*s",
                        path, job->status, colon, length, job->output);
-    /* If pasta does not know an option, it is too old. Its message then contains the word
+    /* A pasta that does not know an option is too old. Its message then contains the word
      * "option". */
     if (job->status && strstr(job->output, "option"))
         return un_fail(err, UN_STEP_NETWORK, 0, "pasta-too-old", "%s does not know an option%s%.*s",

@@ -14,8 +14,8 @@
 
 #define BACKLOG 128
 
-/* Setting that lets gVisor, which has no capabilities in this network namespace, bind all ports,
- * because programs in the sandbox may listen on any port. */
+/* Setting with the lowest port that a process without capabilities may bind. gVisor has no
+ * capabilities in this network namespace, but programs in the sandbox may listen on any port. */
 #define LOW_PORTS "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 #define ALL_PORTS "0"
 

@@ -1,4 +1,4 @@
-/* The interface of the files of usernsctl-network. Internal to usernsctl. */
+/* Declarations that the source files of usernsctl-network share. Internal to usernsctl. */
 #ifndef USERNSCTL_PROGRAMS_NETWORK_H
 #define USERNSCTL_PROGRAMS_NETWORK_H
 
@@ -22,7 +22,7 @@ struct listener {
     int socket;
 };
 
-/* A published port: a port of the host, from which traffic is forwarded to a port in the
+/* A published port, that is, a port of the host from which traffic is forwarded to a port in the
  * sandbox. */
 struct port {
     const char *address; /* address of the host to bind, or NULL if the socket is inherited */

@@ -29,7 +29,7 @@
 
 extern char **environ;
 
-/* Path of the program to start as usernsctl-child: this program, see main(). */
+/* Path of the program that acts as usernsctl-child, which is this program itself (main()). */
 #define CHILD "/proc/self/exe"
 #define READ_ONLY 1 /* MOUNT_ATTR_RDONLY in linux/mount.h */
 /* Maximum of the timeout for a step, in ms. */

@@ -32,7 +32,8 @@
 
 /* Interval in ms between two searches for the sentry. */
 #define FIND_MS 20
-/* If the sentry is not found within this time in ms, the watcher kills the sandbox. */
+/* Timeout in ms for finding the sentry. When the timeout has expired, the watcher kills the
+ * sandbox. */
 #define FOUND_MS 60000
 
 /* Maximum number of bytes that programs can allocate in a millisecond on one or two processors;
@@ -44,16 +45,17 @@
 #define CHECK_MS_MIN 4
 /* Maximum time in ms between two checks of the limits. */
 #define CHECK_MS_MAX 1000
-/* Bounds in microseconds of the CPU time that the known processes (limit_watch.process) may use in
- * total before their memory is measured again. Between these bounds, the watcher chooses the time
- * in which the sandbox could allocate 1/BUSY_SHARE of the memory that is left below the limit. */
+/* Minimum and maximum of the CPU time in microseconds that the known processes
+ * (limit_watch.process) may use in total before their memory is measured again. In between, the
+ * watcher chooses the time in which the sandbox could allocate 1/BUSY_SHARE of the memory that is
+ * left below the limit. */
 #define BUSY_US_MIN 4000
 #define BUSY_US_MAX 20000
 #define BUSY_SHARE 8
 
-/* A walk through the processes is postponed as long as the sentry has used less than this CPU time,
- * in microseconds, since the last walk: the sentry can then have started only a few processes. The
- * sentry of an idle sandbox uses this time in 150 ms. */
+/* CPU time in microseconds below which the sentry can have started only a few processes since the
+ * last walk through the processes. The next walk is then postponed. The sentry of an idle sandbox
+ * uses this time in 150 ms. */
 #define START_US 4000
 /* Maximum number of tasks that a sandbox is assumed to create in a millisecond. */
 #define TASKS_PER_MS 2
@@ -82,7 +84,7 @@ static int64_t clamp(int64_t number, int64_t least, int64_t most)
     return number < least ? least : number > most ? most : number;
 }
 
-/* Returns the number of bytes that a sandbox can allocate at most in a millisecond. */
+/* Returns the maximum number of bytes that a sandbox can allocate in a millisecond. */
 static uint64_t growth_of(const struct un_limits *limits)
 {
     cpu_set_t set;
@@ -146,8 +148,8 @@ static bool is_idle(struct limit_watch *watch)
     if (!has_lock)
         watch->active = now;
     /* The modification time is set to times of CLOCK_MONOTONIC (limit_watch_idle()). Ignore the
-     * time of a new file: it is a CLOCK_REALTIME time, and therefore later than `now`, a
-     * CLOCK_MONOTONIC time. */
+     * modification time of a new file, which is a CLOCK_REALTIME time, and therefore later than
+     * `now`. */
     else if (!fstat(watch->activity, &status)) {
         int64_t end = status.st_mtim.tv_sec * 1000 + status.st_mtim.tv_nsec / 1000000;
         if (end > watch->active && end <= now)
@@ -191,8 +193,8 @@ static bool is_real_root(void)
 
 /* Sets RLIMIT_NPROC for the process `pid`, which is the sentry or one of its descendants, and for
  * the descendants of `pid`. The limit applies to the tasks of one sandbox, because each sentry has
- * its own user namespace. It does not apply to the host's root, whose tasks only the watcher
- * counts. Returns false, so that un_any_child() continues. */
+ * its own user namespace. The kernel does not apply the limit to the host's root, whose tasks only
+ * the watcher counts. Returns false, so that un_any_child() continues. */
 static bool limit_tasks(pid_t pid, void *arg)
 {
     const struct limit_watch *watch = arg;
@@ -310,9 +312,9 @@ static bool has_few_new_processes(const struct limit_watch *watch)
     return time >= 0 && time - watch->walk_time < START_US;
 }
 
-/* Postpones the next walk through the processes and returns true if the sandbox can have started
- * only a few processes since the last walk. Otherwise returns false; also if the last walk was at
- * least IDLE_WALK_MS ms ago, or has found more than LIMIT_PROCESSES processes. */
+/* Postpones the next walk through the processes, and returns true, if the sandbox can have started
+ * only a few processes since the last walk. Returns false if a walk is due now, also because the
+ * last walk was at least IDLE_WALK_MS ms ago, or has found more than LIMIT_PROCESSES processes. */
 static bool postpone_walk(struct limit_watch *watch, int64_t now)
 {
     if (!watch->has_all || now >= watch->last_walk + IDLE_WALK_MS || !has_few_new_processes(watch))

@@ -24,11 +24,11 @@
 #define CHECKS 40
 /* Interval in ms between the checks after an OOM kill. */
 #define CHECK_INTERVAL_MS 50
-/* If this number of checks after an OOM kill has found no lost stub, the kernel has probably killed
- * a process of another sandbox. */
+/* Number of checks after which an OOM kill without a lost stub has probably hit a process of
+ * another sandbox. */
 #define UNCERTAIN_CHECKS 20
-/* The kernel counts memory in batches, and may consider a limit reached while up to 1/ROUGHLY of it
- * is unused. */
+/* Since the kernel counts memory in batches, a limit may count as reached while up to 1/ROUGHLY of
+ * the limit is unused. */
 #define ROUGHLY 20
 /* Interval in ms at which the watcher reads the OOM kill counter if poll(2) can't report changes of
  * the counter, as with cgroups v1 for unprivileged processes. */
@@ -93,8 +93,9 @@ static bool read_process(pid_t pid, struct facts_of_process *process)
     if (!at)
         return false;
     process->state = *at;
-    /* Read the fields state, ppid, pgrp, session, tty_nr, tpgid, flags, minflt; cminflt; majflt;
-     * cmajflt; utime, stime; cutime, cstime (proc_pid_stat(5)). */
+    /* The first call skips the fields state, ppid, pgrp, session, tty_nr, tpgid, flags and minflt,
+     * and reads cminflt. The second skips majflt, and reads cmajflt. The third skips utime and
+     * stime, and reads cutime and cstime (proc_pid_stat(5)). */
     bool faults = are_zero(&at, 8, 1), major = are_zero(&at, 1, 1), times = are_zero(&at, 2, 2);
     process->has_reaped = !(faults && major && times);
     return true;

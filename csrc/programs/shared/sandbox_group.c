@@ -124,8 +124,8 @@ static int make_locked(int place, const char *name)
     return -1;
 }
 
-/* Returns the earlier part (enum un_group_part) whose control group also serves `part`, or -1 if
- * there is none. */
+/* Returns an earlier member of enum un_group_part whose control group also limits the resource
+ * `part`, or -1 if no earlier member has such a group. */
 static int shared_part(const struct sandbox_group *group, int part)
 {
     for (int other = 0; group->version[part] == 2 && other < part; other++)
@@ -134,8 +134,8 @@ static int shared_part(const struct sandbox_group *group, int part)
     return -1;
 }
 
-/* Creates the control group for `part`, or duplicates the descriptor of an earlier part's group.
- * Returns 0, or -1 with errno set. */
+/* Creates the control group for the resource `part`, or duplicates the descriptor of a group that
+ * already limits `part` (shared_part()). Returns 0, or -1 with errno set. */
 static int make_dir(struct sandbox_group *group, enum un_group_part part)
 {
     int place = un_group_place(&un_groups_here, part, &group->version[part]);

@@ -237,13 +237,13 @@ struct limit_process {
     bool is_busy;   /* whether the process has run since the last measurement */
 };
 
-/* State of the watch on one sandbox. Times are in milliseconds, on the clock of un_now_ms(), unless
- * noted otherwise. */
+/* The state of enforcing the limits of one sandbox. Times are in milliseconds, on the clock of
+ * un_now_ms(), unless noted otherwise. */
 struct limit_watch {
     struct un_limits limits;
     bool measures;        /* whether the watcher must measure the sandbox */
     uint64_t most_memory; /* memory limit in bytes that the watcher must enforce, or 0 */
-    int64_t start;        /* time at which the watch started */
+    int64_t start;        /* time at which limit_watch_begin() was called */
     int activity;         /* descriptor of the file "activity" (limit_watch_idle()), or -1 */
     /* last time at which a command is known to have run, or 0 before the sandbox has started */
     int64_t active;
@@ -322,9 +322,9 @@ int sandbox_wait_begin(struct sandbox_wait *wait, const struct un_limits *limits
  * sandbox has started, and all other children are reaped, too. `parent` is the parent of the
  * sandbox's main processes.
  *
- * Returns earlier, with SANDBOX_KILLED or, after a timeout, 124, if SIGTERM arrives, if a
- * descriptor in wait->end_fds becomes readable, if the OOM killer kills a process of the sandbox,
- * if the sandbox exceeds a limit, or if its network ends.
+ * Returns earlier if SIGTERM arrives, if a descriptor in wait->end_fds becomes readable, if the OOM
+ * killer kills a process of the sandbox, if the sandbox exceeds a limit, or if its network ends.
+ * The exit status is then SANDBOX_KILLED, or 124 after a timeout.
  */
 int sandbox_wait_for_exit(struct sandbox_wait *wait, pid_t pid, bool others, pid_t parent);
 

@@ -1,6 +1,6 @@
 /*
- * usernsctl-verify is the first program of a sandbox. It checks that the kernel is gVisor's, and
- * then executes the payload.
+ * usernsctl-verify, the first program of a sandbox, checks that the kernel is gVisor's, and then
+ * executes the payload.
  *
  * usernsctl-verify [--log=json] [--health] [--ignore=MASK] [--as UID GID] PAYLOAD [ARGUMENT...]
  *
@@ -21,9 +21,9 @@
  * real-time signals in this way, because `runsc kill` does not support them. As PID 1, the program
  * takes --signal for the name of the payload.
  *
- * The program works in any root filesystem and as any user. It checks the kernel by system calls
- * only, so that neither a mount on /proc nor any file can fake the result. Each page that gVisor
- * must load delays the payload, so the program uses no libc and has only two pages.
+ * The program works in any root filesystem and as any user. The program checks the kernel by system
+ * calls only, so that neither a mount on /proc nor any file can fake the result. Each page that
+ * gVisor must load delays the payload, so the program uses no libc and has only two pages.
  */
 #include "base/base.h"
 #include "base/freestanding.h"

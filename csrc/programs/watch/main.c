@@ -78,7 +78,7 @@ extern char **environ;
 
 /* Minimum number of processes and threads that the control group must allow in addition to the
  * existing ones. With fewer, runsc crashes, and prints the stacks of its threads. With more, but
- * fewer than the about 30 that a sandbox needs, explain.c explains the failure. */
+ * fewer than a sandbox needs (SANDBOX_PROCESSES), explain.c explains the failure. */
 #define PIDS_MIN 16
 
 static int fail_watch(struct un_error *err)
@@ -224,8 +224,8 @@ static bool must_end(struct watch_args *args, pid_t child)
            start_limit_is_over(&args->start, args->command);
 }
 
-/* Returns whether a terminating signal came too late for the command: after its end, or so shortly
- * before that runsc did not deliver the signal. */
+/* Returns whether a terminating signal came too late for the command, that is, after its end, or so
+ * shortly before its end that runsc did not deliver the signal. */
 static bool is_terminated_at_end(const struct watch_args *args, const struct un_supervision *how)
 {
     return how->is_terminated_late ||
@@ -249,8 +249,9 @@ static int kill_if_due(pid_t child, void *arg)
                    start_limit_interval(&args->start));
 }
 
-/* Returns the signal that killed the command, or the forwarded signal that killed runsc, or 0 if
- * there is none. */
+/* Returns SIGKILL if the watcher has killed the sandbox for a reason other than a timeout.
+ * Otherwise returns the signal that killed the command, or the forwarded signal that killed runsc,
+ * or 0 if there is no such signal. */
 static int fatal_signal(const struct watch_args *args, int wait_status)
 {
     if (args->end.reason)
@@ -469,14 +470,14 @@ static int watch(struct watch_args *args, uint64_t forks)
 {
     struct un_error err, ignored;
     struct un_supervision how = {.parent_pidfd = -1};
-    /* Open /dev/null as each of the descriptors 0 to 2 that is closed: the caller may have closed
-     * it, or have set close-on-exec on it. */
+    /* Open /dev/null as each of the descriptors 0 to 2 that is closed. The caller may have closed a
+     * descriptor, or have set close-on-exec on it. */
     if (un_fill_stdio()) {
         un_fail_errno(&err, UN_STEP_STDIO, "/dev/null");
         return fail_watch(&err);
     }
-    /* Remember the children that this process already has, and must not kill. They belong to a
-     * shell if the shell has replaced itself by this program (exec). */
+    /* Remember the children that this process already has, and must not kill. If a shell has
+     * replaced itself by this program (exec), the children belong to the shell. */
     children_read(&args->spared);
     getrusage(RUSAGE_CHILDREN, &args->result.before);
     bool has_failed = network_join(&args->command, &args->network, &err);

@@ -47,8 +47,8 @@ bool result_parse_denied(const char *text, struct result_file *file)
     return file->denied >= 0;
 }
 
-/* Returns the number of connections that the proxy for allowed host names has denied, or 0 if it
- * can't be read. */
+/* Returns the number of connections that the network proxy of the sandbox has denied (--denied), or
+ * 0 if there is no proxy or the number can't be read. */
 static uint64_t read_denied(const struct result_file *file)
 {
     uint64_t count = 0;

@@ -1,4 +1,4 @@
-/* The interface of the files of usernsctl-watch. Internal to usernsctl. */
+/* Declarations that the source files of usernsctl-watch share. Internal to usernsctl. */
 #ifndef USERNSCTL_PROGRAMS_WATCH_H
 #define USERNSCTL_PROGRAMS_WATCH_H
 
@@ -22,8 +22,8 @@ void mark_reported(char *const *files);
 
 /* ---- start_limit.c: the timeout for starting a sandbox --------------------------------------- */
 
-/* Default timeout in seconds for starting a sandbox. It is many times longer than a start takes on
- * a slow host. */
+/* Default timeout in seconds for starting a sandbox, many times longer than a start takes on a slow
+ * host. */
 #define START_SECONDS 120
 /* Maximum of the timeout in seconds for starting a sandbox. */
 #define START_SECONDS_MAX 1000000
@@ -44,8 +44,8 @@ int start_limit_interval(const struct start_limit *limit);
 
 /* ---- pump.c: limiting the output of the sandbox ---------------------------------------------- */
 
-/* Maximum of pump.limit in bytes. The pump keeps at most half as many bytes of each output in
- * memory. */
+/* Maximum of the limit that --max-output sets, in bytes. The pump, the process that copies the
+ * output, keeps at most half of the limit in memory, for standard output and for standard error. */
 #define MAX_OUTPUT_MAX (1U << 30)
 
 struct pump {
@@ -88,9 +88,8 @@ struct result_file {
     /* descriptors of the file's directory and of the file; the child inherits neither */
     int directory, fd;
     char temporary[64];
-    const char *name; /* final name of the file, or NULL if no result file is requested */
-    /* descriptor of the file that begins with the number of connections that the proxy has denied,
-     * or -1 */
+    const char *name; /* final name of the file, or NULL if no result file was requested */
+    /* descriptor of the proxy's table, which begins with the number of denied connections, or -1 */
     int denied;
 };
 
