@@ -31,9 +31,9 @@ static void exec_file(const struct un_command *command, const char *file)
     execve(file, (char *const *)command->argv, (char *const *)command->envp);
 }
 
-/* Searches command->path for the command and executes it, as execvp(3) does, with two differences:
- * a file without "#!" is not passed to a shell, and a directory that can't be searched counts as
- * empty, as in shells. */
+/* Searches command->path for the command and executes it, as execvp(3) does. But a file without
+ * "#!" is not passed to a shell, and a directory that can't be searched counts as empty, as in
+ * shells. */
 static int exec_along_path(const struct un_command *command, struct un_error *err)
 {
     const char *at = command->path ? command->path : UN_DEFAULT_PATH;
@@ -52,7 +52,7 @@ static int exec_along_path(const struct un_command *command, struct un_error *er
 
 int un_exec(const struct un_command *command, struct un_error *err)
 {
-    /* Reject an empty name: the search would find the directories in PATH themselves. */
+    /* Reject an empty name, because the search would find the directories in PATH themselves. */
     if (*command->file && !un_has_slash(command->file))
         return exec_along_path(command, err);
     exec_file(command, command->file);

@@ -81,10 +81,10 @@ static void close_from_to(unsigned first, unsigned last, enum what what)
     unsigned flags = what == CLOSE ? 0 : CLOSE_RANGE_CLOEXEC;
     if (first > last || close_range_now(first, last, flags))
         return;
-    /* close_range(2) failed: the kernel lacks the call (before Linux 5.9) or the flag
-     * CLOSE_RANGE_CLOEXEC (before 5.11), or a seccomp filter denies the call. Closing every number
-     * up to RLIMIT_NOFILE is the last resort: the limit may be a billion, and if it was lowered,
-     * descriptors above it stay open. */
+    /* close_range(2) failed because the kernel lacks the call (before Linux 5.9) or the flag
+     * CLOSE_RANGE_CLOEXEC (before 5.11), or because a seccomp filter denies the call. Closing every
+     * number up to RLIMIT_NOFILE is the last resort. The limit may be a billion, and after the
+     * limit was lowered, descriptors above it may be open. */
     if (close_listed(first, last, what))
         return;
     struct rlimit limit;

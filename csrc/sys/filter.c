@@ -19,8 +19,8 @@
 #define NO_PID (-1L)
 #define NO_SUCH_PID INT_MAX
 
-/* A system call whose errors its caller handles or reports. The call counts as forbidden only if a
- * filter kills the caller. */
+/* A system call whose failure the calling program handles or reports. The call counts as forbidden
+ * only if a filter kills the caller. */
 #define USED(call, ...) {SYS_##call, {__VA_ARGS__}, #call, UN_STEP_SANDBOX, DENIED, false}
 /* A system call that counts as forbidden even if a filter only returns an error, because a later
  * failure of usernsctl or runsc would not name the filter. */
@@ -31,8 +31,9 @@
 #define MOUNT(number, name, ...)                                                                   \
     {number, {__VA_ARGS__}, name, UN_STEP_MOUNT, "mount-by-descriptor-missing", false}
 
-/* unshare(2) comes first, so that errors name it: filters that deny it, such as those of container
- * engines, also deny other calls in this list. The kernel itself never denies unshare(0). */
+/* unshare(2) comes first, so that errors name unshare(2): filters that deny it, such as those of
+ * container engines, also deny other calls in this list. The kernel itself never denies
+ * unshare(0). */
 static const struct un_probe_call launch_calls[] = {
     {SYS_unshare, {0}, "unshare", UN_STEP_UNSHARE, "seccomp-denies-userns", true},
     {SYS_mount, {0}, "mount", UN_STEP_MOUNT, "mount-denied", false},
@@ -251,8 +252,8 @@ static _Noreturn void try_in_child(const struct un_probe_calls *calls, struct tr
     _exit(0);
 }
 
-/* Returns whether a child of this process would become PID 1 of a new PID namespace. The namespace
- * would then end with that child. Until PID 1 exists, stat(2) of ns/pid_for_children fails
+/* Returns whether a child of this process would become PID 1 of a new PID namespace, which would
+ * then end with that child. Until PID 1 exists, stat(2) of ns/pid_for_children fails
  * (pidns_for_children_get()). */
 static bool would_be_first(void)
 {
@@ -311,7 +312,8 @@ static int run_trial(const struct un_probe_calls *calls, struct trial *trial, st
     return trial->is_denied ? fail_call(last, "a seccomp filter denies %s(2)", err) : 0;
 }
 
-/* Returns what run_trial() does; 0 if there is no filter. */
+/* Returns the result of run_trial(). Returns 0 without a trial if this process has no filter, or if
+ * memory is exhausted. */
 static int try_calls(const struct un_probe_calls *calls, struct un_error *err)
 {
     if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != SECCOMP_MODE_FILTER)

@@ -129,9 +129,9 @@ static void wait_all(struct un_job *jobs, size_t count, int timeout_ms)
     }
 }
 
-/* Returns the read end of an empty pipe. It becomes the standard input of jobs, so that they don't
- * read the command's standard input. /dev/null is not used, because root in the current namespaces
- * may have mounted a file on /dev/null that blocks its reader. */
+/* Returns the read end of an empty pipe for the standard input of jobs, which must not read the
+ * command's standard input. /dev/null is not used, because root in the current namespaces may have
+ * mounted a file on /dev/null that blocks its reader. */
 static int open_empty(void)
 {
     int ends[2];

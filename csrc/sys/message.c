@@ -38,7 +38,7 @@ bool un_send(int socket, const void *data, size_t size, const int *fds, size_t c
     return sent == (ssize_t)size;
 }
 
-/* Moves the descriptors in a received message to `fds`. Returns how many there are. */
+/* Moves the descriptors in a received message to `fds`. Returns their number. */
 static size_t take_fds(struct msghdr *letter, int fds[UN_MESSAGE_FDS])
 {
     size_t count = 0;

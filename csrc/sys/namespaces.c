@@ -15,8 +15,8 @@ static const struct {
     [UN_NS_IPC] = {CLONE_NEWIPC, "ns/ipc"},
     [UN_NS_UTS] = {CLONE_NEWUTS, "ns/uts"},
     [UN_NS_CGROUP] = {CLONE_NEWCGROUP, "ns/cgroup"},
-    /* Use the namespace of the children: a process that creates a time namespace does not enter
-     * it. */
+    /* Use the namespace of the children, because a process that creates a time namespace does not
+     * enter the time namespace itself. */
     [UN_NS_TIME] = {CLONE_NEWTIME, "ns/time_for_children"},
 };
 

@@ -51,9 +51,9 @@ static int write_files(const char *const text[UN_MAP_FILES], const int fd[UN_MAP
 
 /* Opens the map files of this process, which is non-dumpable. The files of a non-dumpable process
  * in /proc belong to uid 0 of the user namespace in which its program was executed (proc_pid(5)),
- * or, on old kernels, to uid 0 of the initial user namespace. If this process is that uid 0, it
- * tries to open the files while it is non-dumpable. Otherwise, or if that fails, it becomes
- * dumpable while it opens them. */
+ * or, on old kernels, to uid 0 of the initial user namespace. If this process has uid 0, it first
+ * tries to open the files while it is non-dumpable. Otherwise, or if that fails with EACCES, it
+ * becomes dumpable while it opens the files. */
 static int open_while_hidden(int dir, const struct un_own_maps *maps,
                              const char *const text[UN_MAP_FILES], int fd[UN_MAP_FILES],
                              struct un_error *err)

@@ -43,8 +43,8 @@ static void take_changes(struct un_watched_child *child)
          * itself. */
         take_reports(child);
         child->ended = note_status(child, status);
-        /* If the pipe is full, this report is lost. Ignore that: the pipe is full only if the
-         * reader is stopped, and the reader will then receive a later report. */
+        /* If the pipe is full, this report is lost. Ignore the loss, because the pipe is full only
+         * if the reader is stopped, and the reader will then receive a later report. */
         if (child->report >= 0)
             (void)!write(child->report, &status, sizeof status);
     }

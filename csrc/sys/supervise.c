@@ -18,8 +18,8 @@ bool un_stdio_is_terminal(void)
 
 /* Returns whether standard input and output are the same terminal, and this process group is the
  * foreground process group of that terminal. If only one of the two is the terminal, the mode of
- * the terminal must not be restored: in `command | less`, less belongs to the foreground process
- * group, too, and has set the mode that it needs. */
+ * the terminal must not be restored. In `command | less`, for example, less belongs to the
+ * foreground process group, too, and has set the mode that it needs. */
 static bool has_terminal(void)
 {
     return tcgetpgrp(0) == getpgrp() && tcgetpgrp(1) == getpgrp();
@@ -102,9 +102,9 @@ void un_reraise(int sig)
     kill(getpid(), sig);
 }
 
-/* Opens the pipe by which PID 1 of the new PID namespace reports the wait statuses of the command:
- * PID 1 can't send signals to processes outside its PID namespace. Each report raises SIGCHLD in
- * this process. reports[0] is the read end. */
+/* Opens the pipe by which PID 1 of the new PID namespace reports the wait statuses of the command,
+ * because PID 1 can't send signals to processes outside its PID namespace. Each report raises
+ * SIGCHLD in this process. reports[0] is the read end. */
 static int open_reports(int reports[2], struct un_error *err)
 {
     if (pipe2(reports, O_CLOEXEC | O_NONBLOCK))

@@ -23,8 +23,8 @@ enum {
 
 /* ---- clone.c: starting a child that runs a function ------------------------------------------ */
 
-/* CLONE_INTO_CGROUP of clone3(2), since Linux 5.7. It is defined in linux/sched.h, which can't be
- * included together with sched.h. */
+/* CLONE_INTO_CGROUP of clone3(2), since Linux 5.7. Defined here, because linux/sched.h, which
+ * defines it, can't be included together with sched.h. */
 #define UN_CLONE_INTO_CGROUP 0x200000000ULL
 
 struct un_clone {
@@ -35,8 +35,8 @@ struct un_clone {
     int exit_signal; /* signal for the parent when the child exits; 0 for none */
     bool is_plain;   /* whether to use clone(2) and leave all signals as they are; requires that the
                         caller has blocked all signals and has no handlers */
-    void *stack; /* NULL, or with is_plain the top of a stack for the child, so that CLONE_VM needs
-                    no CLONE_VFORK */
+    void *stack; /* NULL, or with is_plain the top of a stack for the child; with a stack, CLONE_VM
+                    needs no CLONE_VFORK */
     pid_t pid;   /* output: the child's pid */
     int pidfd;   /* output: the child's pidfd, with CLONE_PIDFD */
     uint64_t signals; /* output: the caller's signal mask, which `run` may read */
@@ -85,9 +85,9 @@ int un_pidfd_open(pid_t pid);
  * expired, or -1 with errno set. Async-signal-safe. */
 int un_wait_readable(int fd, int timeout_ms);
 
-/* Waits for the exit of the child to which `pidfd` refers, and reaps it. Returns false if its
- * status is lost, because it has already been reaped: by another thread, or by the kernel because
- * SIGCHLD is ignored. Since Linux 6.15 a pidfd provides the status even then. */
+/* Waits for the exit of the child to which `pidfd` refers, and reaps the child. Returns false if
+ * the status of the child is lost, because another thread has reaped the child, or the kernel has
+ * done so because SIGCHLD is ignored. Since Linux 6.15, a pidfd provides the status even then. */
 bool un_reap(int pidfd, siginfo_t *how);
 /* Returns the signal that has stopped a child, or 0 if the child is not stopped. */
 int un_stopped_by(int pidfd);
@@ -110,13 +110,14 @@ void un_restore_cancel(int state);
 
 /*
  * Calls `run`, a function that starts children and waits for them, and that should do little but
- * system calls. Returns its result: 0, or -1 with `err` filled in. If this process ignores SIGCHLD
- * or uses SA_NOCLDWAIT, the kernel reaps all children and discards their statuses (wait(2)).
- * Resetting the action of SIGCHLD would affect all threads and their children. So `run` is then
- * called in a child process that shares this memory, but not the signal actions, while this thread
- * is suspended. All signals are blocked in that process, and `signals` is the mask of this thread,
- * for the programs that `run` starts. Otherwise `run` is called in this process, and `signals` is
- * NULL.
+ * system calls. Returns the result of `run`: 0, or -1 with `err` filled in.
+ *
+ * If this process ignores SIGCHLD or uses SA_NOCLDWAIT, the kernel reaps all children and discards
+ * their statuses (wait(2)). Resetting the action of SIGCHLD would affect all threads and their
+ * children. In this case, `run` is called in a child process that shares this memory, but not the
+ * signal actions, while this thread is suspended. All signals are blocked in that process, and
+ * `signals` is the mask of this thread, for the programs that `run` starts. Otherwise `run` is
+ * called in this process, and `signals` is NULL.
  */
 int un_call_waiting(int (*run)(void *arg, const uint64_t *signals), void *arg,
                     struct un_error *err);
@@ -214,19 +215,19 @@ struct un_own_maps {
 };
 
 /* Calls unshare(2) with `flags`, which must include CLONE_NEWUSER, and writes the maps of the new
- * user namespace. The process must be non-dumpable. It becomes dumpable only while it opens the
- * three map files; a process with uid 0 usually stays non-dumpable even then. Async-signal-safe. */
+ * user namespace. The process must be non-dumpable. The process is dumpable only while it opens the
+ * three map files, and usually not even then if its uid is 0. Async-signal-safe. */
 int un_make_and_map(uint64_t flags, const struct un_own_maps *maps, struct un_error *err);
 
 /* ---- map_files.c: writing and reading setgroups, uid_map and gid_map of a process ------------ */
 
-/* Fills in `maps` with the maps of a plan that the process writes itself. Stores their contents in
- * `text`. */
+/* Fills in `maps` for a process that writes maps itself: the maps of `plan` with UN_WRITER_SELF,
+ * and the setgroups policy of `plan`. Stores the contents of the map files in `text`. */
 void un_own_maps_of(const struct un_plan *plan, char text[2][UN_MAP_TEXT_MAX],
                     struct un_own_maps *maps);
 
-/* Reads the file setgroups in the /proc directory that is open as `dir`: whether setgroups(2) is
- * allowed in the user namespace of the process to which the directory belongs. *setgroups becomes
+/* Determines whether setgroups(2) is allowed in the user namespace of a process, whose /proc
+ * directory is open as `dir`, by reading the file setgroups there. *setgroups becomes
  * UN_SETGROUPS_ALLOW or UN_SETGROUPS_DENY. */
 int un_setgroups_read(int dir, int *setgroups, struct un_error *err);
 
@@ -242,8 +243,8 @@ struct un_probe_call {
     const char *name;
     enum un_step step;
     const char *cause; /* id of the cause to report if a filter forbids the call */
-    bool is_needed;    /* whether a filter also forbids the call if it returns an error instead of
-                          killing the process */
+    bool is_needed; /* whether the call also counts as forbidden if a filter makes it fail with an
+                       error, instead of killing the process */
 };
 
 struct un_probe_calls {
@@ -264,8 +265,7 @@ extern const struct un_probe_calls un_launch_calls, un_ranges_calls, un_helper_c
  * SECCOMP_RET_KILL_PROCESS). And if a filter returns an error instead, a program such as runsc may
  * wait for ever or report something else.
  *
- * A child tries the calls. Because the tries take time, none are made if this process has no
- * filter.
+ * A child tries the calls. Because this takes time, no call is tried if this process has no filter.
  */
 bool un_filter_forbids(const struct un_probe_calls *calls, struct un_error *err);
 
@@ -273,8 +273,8 @@ bool un_filter_forbids(const struct un_probe_calls *calls, struct un_error *err)
 
 /* Makes the kernel send the signal `sig` to this process when its parent dies
  * (PR_SET_PDEATHSIG(2const)). Fails if the parent has died already, because the signal would then
- * never be sent. `parent_pidfd` shows whether the parent has died; getppid(2) does not, because it
- * returns 0 in a new PID namespace. Async-signal-safe. */
+ * never be sent. `parent_pidfd` shows whether the parent has died. getppid(2) does not show that in
+ * a new PID namespace, where it returns 0. Async-signal-safe. */
 int un_die_with_parent(int sig, int parent_pidfd, struct un_error *err);
 
 /* The architecture in the data of seccomp filters (linux/audit.h). */
@@ -300,19 +300,22 @@ int un_place_stdio(const int stdio[3], struct un_error *err);
 /* Closes the descriptors in an array, apart from elements that are -1. Calls close_range(2) once
  * for each run of consecutive numbers. Async-signal-safe. */
 void un_close_each(const int *fd, size_t count);
-/* Sorts descriptors for un_close_fds() and removes duplicates. Returns how many remain. */
+/* Sorts descriptors for un_close_fds() and removes duplicates. Returns the number of remaining
+ * descriptors. */
 size_t un_sort_fds(int *fds, size_t count);
 /* Sets close-on-exec on the descriptors that un_close_fds() would close. Async-signal-safe. */
 int un_close_fds_at_exec(const int *keep, size_t keep_count, struct un_error *err);
 /* Sets close-on-exec on all descriptors. Async-signal-safe. */
 void un_close_all_fds_at_exec(void);
-/* Grows the descriptor table of this process to 512 entries, by opening an unused descriptor, which
+/*
+ * Grows the descriptor table of this process to 512 entries, by opening an unused descriptor, which
  * gVisor closes. Descendants inherit the size of the table.
  *
- * gVisor's sandbox process duplicates the command's stdio to numbers above 255, and would otherwise
- * grow its own table when it already has threads. When the table of a process with threads grows,
- * the kernel waits for an RCU grace period (10 ms and more). Does nothing if RLIMIT_NOFILE is
- * lower. Async-signal-safe. */
+ * gVisor's sandbox process duplicates the command's stdio to numbers above 255. The table of that
+ * process would otherwise grow when the process already has threads, and the kernel would then wait
+ * for an RCU grace period (10 ms and more). Does nothing if RLIMIT_NOFILE is lower.
+ * Async-signal-safe.
+ */
 void un_make_fd_room(void);
 
 /* ---- open_files.c: lowering the limit of open descriptors ------------------------------------ */
@@ -356,8 +359,8 @@ void un_own_stdio(void);
 /* Maximum number of descriptors in a message: a /proc directory, and a namespace of each type. */
 #define UN_MESSAGE_FDS (1 + UN_NS_COUNT)
 
-/* Sends a message of `size` bytes with `count` descriptors. Returns false with errno set unless all
- * of it was sent. Async-signal-safe. */
+/* Sends a message of `size` bytes with `count` descriptors. Returns false with errno set unless the
+ * whole message was sent. Async-signal-safe. */
 bool un_send(int socket, const void *data, size_t size, const int *fds, size_t count);
 
 /* Receives a message of at most `size` bytes, which must contain either no descriptors or `count`
@@ -400,8 +403,8 @@ typedef void un_pass_on(pid_t child, const siginfo_t *info, void *arg);
  */
 un_pass_on un_pass_on_by_kill;
 
-/* A check before each wait for a signal. `check` returns the milliseconds until it must be called
- * again, or -1 if it need not be called before the next signal or event. */
+/* A check before each wait for a signal. `check` returns the time in milliseconds until its next
+ * call is due, or -1 if no call is due before the next signal or event. */
 struct un_checkup {
     int (*check)(pid_t child, void *arg);
     void *arg;
@@ -417,21 +420,19 @@ struct un_watched_child {
     pid_t pid;
     const struct un_checkup *checkup; /* check before each wait for a signal; NULL for none */
     int report; /* pipe to which each wait status of the child is written, as an int; -1 for none */
-    int reports;  /* read end of the pipe to which un_be_init() writes in the child; -1 if the child
-                     is the command itself */
-    bool stopped; /* whether the command is stopped */
-    bool ended;   /* whether the child has exited */
+    int reports; /* read end of the pipe to which un_be_init() writes in PID 1, the child; -1 if the
+                    child is the command itself */
+    bool stopped;    /* whether the command is stopped */
+    bool ended;      /* whether the child has exited */
     bool has_status; /* whether the command has exited */
     int wait_status; /* wait status of the command (waitpid(2)), if has_status is set */
 };
 
-/*
- * Forwards signals to the child until it exits. All signals must be blocked (un_block_signals()),
- * and SIGCHLD must not be ignored. When the command stops, this process stops itself, so that the
- * shell notices the stop. Only PID 1 of a PID namespace does not stop itself, because the kernel
- * ignores a SIGSTOP that PID 1 sends to itself, and no process waits for that stop. Also reaps all
- * other children, because orphans become children of PID 1.
- */
+/* Forwards signals to the child until the child exits. All signals must be blocked
+ * (un_block_signals()), and SIGCHLD must not be ignored. When the command stops, this process stops
+ * itself, so that the shell notices the stop. Only PID 1 of a PID namespace does not stop itself,
+ * because the kernel ignores a SIGSTOP that PID 1 sends to itself, and no process waits for that
+ * stop. Also reaps all other children, because orphans become children of PID 1. */
 void un_pass_on_until_end(struct un_watched_child *child, un_pass_on *pass_on, void *arg);
 
 /* Returns whether users end programs by this signal: SIGHUP, SIGINT, SIGQUIT or SIGTERM. */
@@ -450,23 +451,25 @@ struct un_supervision {
     un_pass_on *pass_on;
     void *arg;                        /* argument for pass_on */
     const struct un_checkup *checkup; /* check before each wait for a signal; NULL for none */
-    bool has_init;     /* for a new PID namespace: whether to fork PID 1, which forks the child and
+    bool has_init;     /* whether to create PID 1 of a new PID namespace, which forks the child and
                           calls un_be_init() */
     int init_deathsig; /* signal to PID 1 when this process dies; 0 for none */
-    int parent_pidfd;  /* output in the child: pidfd of its parent, to detect the parent's exit;
-                          -1 if has_init, because the kernel kills the child when PID 1 exits */
+    int parent_pidfd;  /* output in the child: pidfd of the child's parent, to detect the parent's
+                          exit; -1 with has_init, because the child can't outlive PID 1 */
     int wait_status;   /* output in the parent: wait status of the child (waitpid(2)) */
     bool is_terminated_late; /* output in the parent: whether a terminating signal arrived after the
                                 exit of the child */
 };
 
 /*
- * Forks a child and waits for it. Returns 0 in the child. In the parent, forwards signals to the
- * child until it exits (un_pass_on_until_end()), and then returns the pid of the child, or of PID 1
- * with has_init. Returns -1 if fork(2) fails; with has_init, also returns -1 in PID 1 if the
- * fork(2) of PID 1 fails. A child in the foreground of the terminal may leave the terminal in any
- * mode. If standard input and output are the terminal, and its foreground process group is that of
- * this process or no longer exists, restores the mode that the terminal had before the fork.
+ * Forks a child and waits for its exit. Returns 0 in the child. In the parent, forwards signals to
+ * the child until the child exits (un_pass_on_until_end()), and then returns the pid of the child,
+ * or of PID 1 with has_init. Returns -1 if fork(2) fails; with has_init, also returns -1 in PID 1
+ * if the fork(2) of PID 1 fails.
+ *
+ * A child in the foreground of the terminal may leave the terminal in any mode. If standard input
+ * and output are the terminal, and the terminal's foreground process group is that of this process
+ * or no longer exists, restores the mode that the terminal had before the fork.
  */
 pid_t un_supervise(struct un_supervision *how, struct un_error *err);
 
