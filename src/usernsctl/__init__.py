@@ -79,6 +79,8 @@ if TYPE_CHECKING:
     from usernsctl.maps import Extent, IdMap, Plan, SingleIdWarning, plan
     from usernsctl.namespaces.namespace import Namespace, enter
 
+    __version__: str
+
 __all__ = [
     "DEVNULL",
     "PIPE",
@@ -197,6 +199,8 @@ _MODULES = ("gvisor",)
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return _import_module(f"usernsctl.{name}")
+    if name == "__version__":
+        return _import_module("usernsctl._core").version()
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _APART:

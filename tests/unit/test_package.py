@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -79,6 +80,10 @@ def test_import_usernsctl_imports_nothing_until_a_name_is_used() -> None:
     )
     done = python(code)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    assert usernsctl_package.__version__ == importlib.metadata.version("usernsctl")
 
 
 @pytest.mark.parametrize("name", usernsctl_package.__all__)
