@@ -21,7 +21,8 @@
 enum { UN_TASK_SOCKET, UN_TASK_PARENT, UN_TASK_NS, UN_TASK_FDS = UN_TASK_NS + UN_NS_COUNT };
 
 struct un_task {
-    int fd[UN_TASK_FDS]; /* descriptors of the task, indexed by UN_TASK_...; -1 for an absent one */
+    int fd[UN_TASK_FDS]; /* descriptors of the task, indexed by UN_TASK_...; -1 for an absent
+                            descriptor */
     bool holds;    /* whether the child only keeps new namespaces alive, and runs no command */
     bool has_init; /* whether the second child, as PID 1 of the new PID namespace, forks the command
                       and calls un_be_init() */

@@ -7,7 +7,7 @@
 
 #define ASK_TIMEOUT_MS 10000
 
-/* Check S_ISREG, too, because access(2) with X_OK also succeeds for a directory that may be
+/* Checks S_ISREG, too, because access(2) with X_OK also succeeds for a directory that may be
  * searched. */
 bool un_is_program(const char *path, struct stat *status)
 {

@@ -87,7 +87,7 @@ bool un_memory_files_open(pid_t pid, struct un_memory_files *files)
     return files->count;
 }
 
-/* Count each memfd once, even if several descriptors refer to it. */
+/* Counts each memfd once, even if several descriptors refer to it. */
 uint64_t un_memory_files_size(const struct un_memory_files *files)
 {
     struct stat status[UN_MEMORY_FILES];

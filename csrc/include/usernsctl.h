@@ -210,8 +210,8 @@ void un_messages_free(struct un_messages *messages);
  * may contain text of the untrusted bundle and command.
  */
 struct un_runsc_logs {
-    bool has_ended;              /* whether runsc exited normally after the end of the sandbox */
-    const char *reason;          /* the message that explains the failure; NULL if there is none */
+    bool has_ended;     /* whether runsc exited normally after the end of the sandbox */
+    const char *reason; /* the message that explains the failure; NULL if no message does */
     struct un_messages messages; /* the fatal errors of all processes of runsc, in order */
     char *crash; /* the first line of the crash report; NULL if runsc did not crash */
 };
@@ -298,8 +298,8 @@ int un_map_parse(const char *text, struct un_map *map, struct un_error *err);
 /* Reads a map from a file such as /proc/self/uid_map. The path `name` is relative to the directory
  * that is open as `dir`. */
 int un_map_read(int dir, const char *name, struct un_map *map, struct un_error *err);
-/* Returns the extent that contains `id` on the side `side` (enum un_side), or NULL if there is
- * none. */
+/* Returns the extent that contains `id` on the side `side` (enum un_side), or NULL if no extent
+ * contains it. */
 const struct un_extent *un_map_find(const struct un_map *map, int side, uint32_t id);
 /* Returns how many consecutive ids, from `id` on and at most `count`, the map treats alike: either
  * a single extent contains all of them on the side `side` (*mapped becomes true), or no extent
@@ -738,7 +738,7 @@ struct un_account {
     uint32_t id[2]; /* uid and gid of the user, indexed by UN_UID and UN_GID */
     uint32_t groups[UN_ACCOUNT_GROUPS_MAX]; /* supplementary groups, in ascending order */
     size_t group_count;
-    char home[UN_PATH_MAX]; /* home directory in /etc/passwd; "" if there is no valid one */
+    char home[UN_PATH_MAX]; /* home directory in /etc/passwd; "" if missing or invalid */
 };
 
 /* Finds a user and a group, each given by name or by id. If `group` is NULL, the gid and the

@@ -146,8 +146,8 @@ static void add_ignored_signals(struct writing *writing)
     un_text_add(writing->text, "\", ");
 }
 
-/* Adds the caller's RLIMIT_NOFILE to config.json. Otherwise the command would inherit RLIMIT_NOFILE
- * from runsc, which raises its own limit. */
+/* Adds the caller's RLIMIT_NOFILE, but at most UN_SANDBOX_FILES_MAX, to config.json. Otherwise the
+ * command would inherit RLIMIT_NOFILE from runsc, which raises its own limit. */
 static int add_open_files(struct writing *writing)
 {
     static const char *const names[] = {"{\"type\": \"RLIMIT_NOFILE\", \"soft\": ", ", \"hard\": "};

@@ -270,7 +270,8 @@ static size_t list_bind_sources(const struct un_launch *launch, const char *acce
     return count;
 }
 
-/* Returns the index in `fds` of the file that is `file` itself, or `count` if there is none. */
+/* Returns the index in `fds` of the descriptor that refers to the same file as `file`, or `count`
+ * if no descriptor does. */
 static size_t find_file(const int *fds, size_t count, int file)
 {
     struct stat wanted, shown;

@@ -507,8 +507,8 @@ uint64_t un_map_ids(const struct un_map *map);
 /* ---- drop_privileges.c: dropping privileges before runsc is executed ------------------------- */
 
 /* Permanently drops the privileges that the launch's records name and that runsc does not need, and
- * verifies that these privileges are gone. `has_several` must be set if the user namespace maps
- * more than one id. */
+ * verifies that these privileges are gone. Installs the membarrier filter if a record requests it.
+ * `has_several` must be set if the user namespace maps more than one id. */
 int un_drop_privileges(struct un_launch *launch, bool has_several, struct un_error *err);
 
 #endif

@@ -11,8 +11,8 @@ static const char *const of_programs[] = {
     "/usr/share",
 };
 
-/* Returns the first directory in of_programs that is `path` or lies below it, or NULL if there is
- * none. */
+/* Returns the first directory in of_programs that is `path` or lies below it, or NULL if
+ * of_programs has no such directory. */
 static const char *program_directory(const char *path)
 {
     for (size_t i = 0; *path && i < sizeof of_programs / sizeof *of_programs; i++)

@@ -4,7 +4,6 @@
  * not the tmpfs, so the tmpfs is unbindable (mount_namespaces(7)). Files on an unbindable mount
  * can't be sources of bind mounts, so the files of the sandbox are on a second tmpfs, mounted in
  * the first tmpfs.
- *
  */
 #include "base/base.h"
 #include "launch/launch.h"

@@ -10,7 +10,7 @@ static size_t inside_length(const char *inside)
 }
 
 /* Returns the mount whose mount point is the path in the first `length` bytes of `path`, or NULL if
- * there is none. */
+ * that path is not a mount point. */
 static const struct un_cover *find_cover(const struct un_view *view, const char *path,
                                          size_t length)
 {
@@ -33,8 +33,8 @@ const struct un_cover *un_view_cover_at(const struct un_view *view, const char *
     }
 }
 
-/* Returns whether a path is a mount point of runsc or an ancestor of one. gVisor creates such an
- * ancestor if it is missing, or if a mount hides the host's directory. */
+/* Returns whether a path is a mount point of runsc or an ancestor of a mount point. gVisor creates
+ * an ancestor that is missing, or whose directory on the host is hidden by a mount. */
 static bool leads_to_cover(const struct un_view *view, const char *path)
 {
     for (size_t i = 0; i < view->cover_count; i++)

@@ -153,8 +153,8 @@ static int add_all_of_parent(const struct un_map *parent, struct un_map *map, st
     return 0;
 }
 
-/* The caller's own id comes first, and so takes precedence over the extents of the request.
- * Subordinate ranges fill the rest of the map. */
+/* Adds the caller's own id first, so that it takes precedence over the extents of the request.
+ * Fills the rest of the map with subordinate ranges. */
 int un_compose(int kind, const struct un_request *request, const struct un_facts *facts,
                struct un_map *map, struct un_ranges *clipped, struct un_error *err)
 {

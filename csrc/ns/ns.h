@@ -17,7 +17,7 @@ struct un_start {
      * program. The function must be async-signal-safe. */
     int (*prepare)(const void *arg, struct un_error *err);
     const void *arg;
-    const char *const *environment; /* environment of the command; NULL for an empty one */
+    const char *const *environment; /* environment of the command; NULL for an empty environment */
     /* un_start_child() sets the following fields. */
     pid_t pid;
     int pidfd;

@@ -51,10 +51,11 @@ struct clone3_args {
 };
 
 /*
- * Calls clone3(2). In the child, calls `run` and exits with its result. The child must never return
- * from this function, because with CLONE_VM the stack frame is also the parent's. The child may use
- * the stack below the red zone, because the parent is suspended as long as the two processes share
- * memory (CLONE_VFORK), as with vfork(2).
+ * Calls clone3(2) or clone(2), as `number` selects. In the child, calls `run` and exits with its
+ * result. The child must never return from this function, because with CLONE_VM the stack frame is
+ * also the parent's. A child without a stack of its own may use the parent's stack below the red
+ * zone, because the parent is suspended as long as the two processes share memory (CLONE_VFORK), as
+ * with vfork(2).
  */
 #if defined(__x86_64__)
 static long call_and_run(long number, long first, long second, long third, int (*run)(void *),

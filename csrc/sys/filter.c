@@ -31,9 +31,9 @@
 #define MOUNT(number, name, ...)                                                                   \
     {number, {__VA_ARGS__}, name, UN_STEP_MOUNT, "mount-by-descriptor-missing", false}
 
-/* unshare(2) comes first, so that errors name unshare(2): filters that deny it, such as those of
- * container engines, also deny other calls in this list. The kernel itself never denies
- * unshare(0). */
+/* The system calls of usernsctl, runsc and gVisor for starting a sandbox. unshare(2) comes first,
+ * so that errors name unshare(2): filters that deny it, such as those of container engines, also
+ * deny other calls in this list. The kernel itself never denies unshare(0). */
 static const struct un_probe_call launch_calls[] = {
     {SYS_unshare, {0}, "unshare", UN_STEP_UNSHARE, "seccomp-denies-userns", true},
     {SYS_mount, {0}, "mount", UN_STEP_MOUNT, "mount-denied", false},

@@ -22,7 +22,8 @@ int un_map_file_open(int dir, int file, struct un_error *err)
     return fd < 0 ? fail_map_file(file, err) : fd;
 }
 
-/* The kernel accepts the content of each of these files only as a single write(2). */
+/* Uses a single write(2), because the kernel accepts the content of each of these files only as a
+ * whole. */
 int un_map_file_write(int fd, int file, const char *text, struct un_error *err)
 {
     ssize_t length = (ssize_t)strlen(text), written = write(fd, text, (size_t)length);

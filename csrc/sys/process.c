@@ -35,7 +35,7 @@ struct pidfd_info {
     uint32_t ids[11]; /* pid, tgid, ppid, uids and gids of the process */
     int32_t exit_code;
 };
-#define PIDFD_INFO_EXIT 8 /* flag since Linux 6.15 */
+#define PIDFD_INFO_EXIT 8 /* flag of PIDFD_GET_INFO since Linux 6.15 */
 #define PIDFD_GET_INFO _IOWR(0xFF, 11, struct pidfd_info)
 
 int un_lost_status(int pidfd)

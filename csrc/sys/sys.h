@@ -43,13 +43,14 @@ struct un_clone {
 };
 
 /*
- * Starts a child by clone3(2), or by clone(2) if clone3(2) is missing (before Linux 5.3) or a
- * seccomp filter denies it, as those of container engines do. UN_CLONE_INTO_CGROUP requires
- * clone3(2). Returns 0, or -1 with errno set. Async-signal-safe.
+ * Starts a child by clone3(2). Uses clone(2) instead if is_plain is set, if clone3(2) is missing
+ * (before Linux 5.3), or if a seccomp filter denies clone3(2), as the filters of container engines
+ * do. UN_CLONE_INTO_CGROUP requires clone3(2). Returns 0, or -1 with errno set. Async-signal-safe.
  *
- * The child uses the caller's stack below the current frame, where there must be enough room for
- * the calls of the child. In the child, all signals are blocked and all handlers are reset: a
- * handler of the parent must not run in a child that shares its memory.
+ * Without `stack`, the child uses the caller's stack below the current frame, where there must be
+ * enough room for the calls of the child. Unless is_plain is set, all signals are blocked and all
+ * handlers are reset in the child, because a handler of the parent must not run in a child that
+ * shares the parent's memory.
  */
 int un_clone(struct un_clone *clone);
 

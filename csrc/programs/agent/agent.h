@@ -403,8 +403,8 @@ int agent_serve(int control, bool is_inside, bool outlives);
 
 /* Prints the names in /dev/shm and the writable files in /proc/sys to standard output. Each entry
  * consists of the path, NUL, the contents of the file (nothing for /dev/shm), and NUL. Prints
- * /proc/sys twice: as seen in the mounted /proc, and in a new mount of proc. Returns false if
- * reading fails, or if the entries exceed the buffer. */
+ * /proc/sys twice, once as seen in the mounted /proc, and once in a new mount of proc. Returns
+ * false on failure, or if the entries exceed the buffer. */
 bool agent_print_leftovers(void);
 
 /* ---- copy_out.c: sending files to the host --------------------------------------------------- */
@@ -440,9 +440,9 @@ struct agent_copying {
  * created. */
 bool agent_copy_in(const struct agent_copying *how);
 
-/* Replaces the contents of a regular file, or creates the file. Follows symbolic links in the path.
- * Returns whether the whole contents were written. After a failure, removes the file if this
- * function has created it. */
+/* Replaces the contents of a regular file, or creates the file, and sets its permissions. Follows
+ * symbolic links in the path. Returns whether the whole contents were written. After a failure,
+ * removes the file if this function has created it. */
 bool agent_write_file(const struct agent_copying *how);
 
 /* ---- files.c: the command line of `usernsctl-agent --files` ---------------------------------- */

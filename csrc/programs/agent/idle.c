@@ -1,7 +1,7 @@
-/* Choosing the listener among the keepers. A keeper may be killed at any time, so this code uses no
- * locks, and changes each field by a single atomic operation. Whenever a keeper has exited, the
- * agent checks whether a listener remains. If there is none, the agent itself waits for messages.
- * Two listeners at a time do no harm, because only one of them receives each message. */
+/* Choosing the listener among the keepers. A keeper may be killed at any time, so this code uses
+ * no locks, and changes each field by a single atomic operation. Whenever a keeper has exited,
+ * the agent checks whether a listener remains. If not, the agent itself waits for messages. Two
+ * listeners at a time do no harm, because only one of them receives each message. */
 #include "programs/agent/agent.h"
 
 #include <signal.h>

@@ -56,8 +56,8 @@ __attribute__((always_inline)) static inline long call(long number, long a, long
     return -1;
 }
 
-/* Define libc functions that pass their arguments unchanged to a system call. `type` is the type of
- * the result; A to D are the types of the arguments. */
+/* Macros for libc functions that pass their arguments unchanged to a system call. `type` is the
+ * type of the result; A to D are the types of the arguments. */
 #define CALL_0(type, name, number)                                                                 \
     type name(void)                                                                                \
     {                                                                                              \

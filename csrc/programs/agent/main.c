@@ -42,7 +42,7 @@ int main(int argc, char **argv, char **environment)
     if (!un_runs_on_gvisor())
         return complain_not_gvisor("usernsctl: usernsctl-agent: " UN_NOT_PROVEN "\n");
     /* Handle --files before agent_split_errno(), which relies on a small initial stack. Copying a
-     * deep directory tree needs a large one. */
+     * deep directory tree needs a large stack. */
     if (argc > 1 && !strcmp(argv[1], FILES))
         return agent_handle_files(argv + 2);
     agent_split_errno();

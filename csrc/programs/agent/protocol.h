@@ -111,15 +111,18 @@ struct agent_end {
 };
 
 /* Kinds of struct agent_record. `usernsctl-agent --files` reads records from standard input, or
- * writes them to standard output. */
+ * writes them to standard output. A list of entries (AGENT_SEND_ENTRIES) consists only of the first
+ * record of each entry, and of AGENT_DONE. */
 enum {
     /* start of a directory: its name follows, then records for its entries, then AGENT_LEAVE */
     AGENT_DIRECTORY = 1,
     /* start of a file: its name follows, then any number of AGENT_DATA records, then AGENT_LEAVE */
     AGENT_FILE,
-    AGENT_LINK,  /* a symbolic link: its name and its target follow */
-    AGENT_OTHER, /* a FIFO, socket or device, which is not copied: its name follows */
-    AGENT_DATA,  /* a part of a file's contents follows */
+    AGENT_LINK, /* a symbolic link: its name and its target follow */
+    /* a FIFO, socket or device, or, with `mode` 0, an entry that was replaced or removed after it
+     * was listed; not copied; its name follows */
+    AGENT_OTHER,
+    AGENT_DATA, /* a part of a file's contents follows */
     /* end of a directory or file; `mode` is 1 if the file has changed while it was read */
     AGENT_LEAVE,
     /* the copy has failed: `mode` is the errno, and the path of the failed file in the tree

@@ -95,7 +95,8 @@ int un_hold(const struct un_options *options, struct un_error *err);
 /* Overwrites the environment of this program except PATH, because other processes will be able to
  * read the holder's memory. */
 void un_forget_environment(char **environment);
-/* Sends "error STEP ERRNO CAUSE DETAIL", a NUL, and the remedy, which may be empty. */
+/* Sends "error STEP ERRNO CAUSE DETAIL", a NUL, and the remedy, which may be empty. CAUSE is "-" if
+ * the cause is unknown. */
 void un_hold_report(int socket, const struct un_error *err);
 
 /* ---- host_homes.c: the caller's home directories, which are hidden from sandboxes ------------ */

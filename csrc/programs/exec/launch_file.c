@@ -48,7 +48,7 @@ static int open_launch_file(const char *file, char real[UN_PATH_MAX], struct un_
 /* A directory that is a component of the launch file's path, and in which an untrusted user could
  * have replaced an entry. */
 struct gap {
-    char path[UN_PATH_MAX]; /* path of the directory, or "" if there is none */
+    char path[UN_PATH_MAX]; /* path of the directory, or "" if there is no such directory */
     struct stat status;
 };
 

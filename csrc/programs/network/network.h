@@ -116,7 +116,7 @@ _Noreturn void forward_ports(const struct network *network, int socket);
  * a power of two, so that a seccomp filter can check whether a pointer refers to one of these
  * structures. */
 struct client_reply {
-    struct msghdr head; /* argument of sendmsg(2), whose pointers never change */
+    struct msghdr head; /* argument of sendmsg(2); the pointers in it never change */
     union {
         struct sockaddr any;
         struct sockaddr_in four;
@@ -141,8 +141,8 @@ int start_udp(const struct network *network, int namespace, struct un_error *err
 
 /* ---- confine.c: restricting the processes that forward ports --------------------------------- */
 
-/* Drops all capabilities, which are needed only to create the network. Returns false with errno set
- * on failure. */
+/* Drops all capabilities, which are needed only to create the network, and sets no_new_privs.
+ * Returns false with errno set on failure. */
 bool drop_privileges(void);
 /*
  * Restricts the process that forwards TCP ports: closes all descriptors except `socket` and the

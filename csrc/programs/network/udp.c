@@ -2,9 +2,9 @@
  * Forwarding datagrams from published UDP ports of the host to ports in the sandbox, and the
  * answers back to the clients.
  *
- * There are two processes, for the reason that confine.c explains. The receiver has the list of
- * clients, and passes their datagrams to the sender over a socket. The sender has a socket for each
- * client, in the sandbox's network namespace, connected to the port in the sandbox.
+ * Two processes forward the datagrams, for the reason that confine.c explains. The receiver has the
+ * list of clients, and passes their datagrams to the sender over a socket. The sender has a socket
+ * for each client, in the sandbox's network namespace, connected to the port in the sandbox.
  *
  * The receiver removes a client that was silent for CLIENT_MS. When the list is full, it removes
  * the client that was silent for the longest time. The receiver reports the removal to the sender,

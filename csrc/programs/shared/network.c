@@ -64,8 +64,8 @@ static int wait_for_report(int socket, int *namespace, struct un_error *err)
 }
 
 /* Drops the capabilities ONLY_NETWORK from this process and, through the bounding set, from its
- * future children. If the bounding set lacks CAP_NET_ADMIN already, leaves it unchanged. Returns 0,
- * or -1 with the error in `err`. */
+ * future children. Leaves a bounding set that already lacks CAP_NET_ADMIN unchanged. Returns 0, or
+ * -1 with the error in `err`. */
 static int drop_capabilities(struct un_error *err)
 {
     struct un_cap_sets sets;

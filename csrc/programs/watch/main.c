@@ -448,8 +448,8 @@ static int finish(struct watch_args *args, int status)
                             ? sandbox_group_peak(&args->group)
                             : args->watch.peak;
     sandbox_group_remove(&args->group);
-    /* Wait for the exit of the network's processes, because the next sandbox may publish the same
-     * ports. */
+    /* Kill usernsctl-network and wait for its exit, which ends all processes of the network,
+     * because the next sandbox may publish the same ports. */
     if (args->network >= 0)
         un_kill_and_reap(args->network, &ignored);
     /* Reap all processes of the sandbox, whose CPU time the result must include. */

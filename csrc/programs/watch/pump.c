@@ -1,12 +1,12 @@
 /*
- * Limiting the output of the sandbox (--max-output) by a process, the pump, which copies the output
- * to the standard output and error of the watcher.
+ * Limiting the output of the sandbox (--max-output) by a process, the pump, which copies the
+ * output to the standard output and error of the watcher.
  *
  * Standard output and standard error are limited separately. The pump copies the first half of the
- * limit immediately. Of the remaining output, it keeps the last bytes, up to the other half of the
- * limit, in memory, and writes them when the sandbox has closed its end of the pipe. So the pump
- * never needs more memory than the limit, and a slow reader can delay the sandbox only during the
- * first half.
+ * limit immediately. Of the remaining output, the pump keeps the last bytes, up to the other half
+ * of the limit, in memory, and writes these bytes when the sandbox has closed its end of the pipe.
+ * So the pump never needs more memory than the limit, and a slow reader can delay the sandbox only
+ * during the first half.
  *
  * The pump is a separate process, because the watcher must not wait for a reader. The watcher reads
  * the numbers of bytes from shared memory, and spares the pump when it kills the sandbox.
