@@ -118,7 +118,7 @@ def musl_flags(headers: Path, system: Path = Path("/usr/include")) -> list[str]:
 def core(csrc: Path = CSRC) -> list[Path]:
     """Return the sources of the core, which the extension and every program with a libc contain.
 
-    Generate one of them, explain/texts.c, first.
+    Generate explain/texts.c, one of these sources, first.
     """
     causes = csrc.resolve().parent / "src" / "usernsctl" / "explain" / "causes"
     if causes.is_dir():

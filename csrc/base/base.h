@@ -182,10 +182,10 @@ static inline bool un_has_slash(const char *name)
 }
 
 /*
- * Iterates over the paths that a search for `name` has to try. *at is the rest of a colon-separated
- * list of directories. An empty element of the list means the current directory. Removes the first
- * directory from *at, and writes the path of `name` in that directory to `path`. Skips directories
- * whose paths with `name` exceed PATH_MAX. Returns false when no directory is left.
+ * Removes the first directory from *at, a colon-separated list of directories such as PATH, and
+ * writes the path of `name` in that directory to `path`. An empty element of the list means the
+ * current directory. Skips directories whose paths with `name` exceed PATH_MAX. Returns false when
+ * no directory is left.
  */
 static inline bool un_next_candidate(const char **at, const char *name, char path[PATH_MAX])
 {

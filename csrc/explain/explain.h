@@ -69,11 +69,10 @@ void un_search_add_messages(struct un_search *search, const char *text, size_t s
 /* ---- quotations.c: removing quotations of config.json from a message of runsc ---------------- */
 
 /*
- * Replaces, by dots and in place, each part of a message of runsc that quotes config.json.
- * Otherwise a search could mistake, for example, the name of a mount for a message of runsc. Single
- * words and paths remain, because no message of the catalogue consists of only one of them. If the
- * search would take too long, the whole message is replaced. Returns 0, or -1 if memory is
- * exhausted.
+ * Replaces by dots, in place, each part of a message of runsc that quotes config.json. Otherwise a
+ * search could mistake, for example, the name of a mount for a message of runsc. Single words and
+ * paths remain, because no message of the catalogue consists of only one of them. If the search
+ * would take too long, the whole message is replaced. Returns 0, or -1 if memory is exhausted.
  */
 int un_remove_quotations(char *message, const char *config, size_t size);
 

@@ -97,9 +97,9 @@ static bool take_text(const char **at, const char *end, const char *word)
     return true;
 }
 
-/* If the position *at is followed by a prefix that announces the id of a cause, moves *at past the
- * prefix and returns true. Otherwise returns false. Error messages of usernsctl end with [ID], and
- * its JSON output contains "cause": "ID". */
+/* Error messages of usernsctl end with [ID], where ID is the id of a cause, and its JSON output
+ * contains "cause": "ID". If the part before such an ID is at the position *at, moves *at past that
+ * part and returns true. Otherwise returns false. */
 static bool take_opening(const char *start, const char **at, const char *end)
 {
     if (take_text(at, end, "["))

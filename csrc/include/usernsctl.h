@@ -177,14 +177,14 @@ struct un_runsc_failure {
 };
 
 /* Searches the message of a failed runsc for messages of the catalogue, and fills in `failure`.
- * `limit` is the id of the cause that stands for an exceeded limit, or "". This cause is reported
- * unless the message has exactly one possible cause. Text that the message quotes from `config`,
- * the untrusted config.json, is ignored; if `config` is NULL, the whole message is ignored. `proc`
- * is "/proc". */
+ * `limit` is the id of the cause for a limit that was exceeded, or "". The cause `limit` is
+ * reported unless the message has exactly one possible cause. Text that the message quotes from
+ * `config`, the untrusted config.json, is ignored; if `config` is NULL, the whole message is
+ * ignored. `proc` is "/proc". */
 int un_runsc_explain(const char *message, const char *limit, const char *config, size_t size,
                      const char *proc, struct un_runsc_failure *failure, struct un_error *err);
-/* Explains why runsc exited without a message, and fills in `failure`. If `status` is 128+N, signal
- * N may have killed runsc. `limit` and `proc` are as for un_runsc_explain(). */
+/* Explains why runsc exited without a message, and fills in `failure`. A `status` of 128+N may mean
+ * that signal N killed runsc. `limit` and `proc` are as for un_runsc_explain(). */
 void un_runsc_explain_silence(int status, const char *limit, const char *proc,
                               struct un_runsc_failure *failure);
 
@@ -871,10 +871,10 @@ int un_filter_check_launch(struct un_error *err);
  * try these calls. Always succeeds if this process has no filter. */
 int un_filter_check_doctor(struct un_error *err);
 /* Opens the host files that the launch's `source` records name, checks them against the launch's
- * `assume` records, and prepares control groups if the launch needs any. Must be called before this
- * process enters the namespaces. `fds` contains, for each `source` record, a descriptor that the
- * caller continues to own, or -1 for a file that this function opens. If `fds` is NULL, this
- * function opens all files. */
+ * `assume` records, and, if records request so, prepares control groups and sets the OOM score
+ * adjustment of this process. Must be called before this process enters the namespaces. `fds`
+ * contains, for each `source` record, a descriptor that the caller continues to own, or -1 for a
+ * file that this function opens. If `fds` is NULL, this function opens all files. */
 int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *err);
 /* Directories that must never be visible in a sandbox. */
 struct un_hidden {

@@ -153,8 +153,8 @@ static int add_all_of_parent(const struct un_map *parent, struct un_map *map, st
     return 0;
 }
 
-/* Adds the caller's own id first, so that it takes precedence over the extents of the request.
- * Fills the rest of the map with subordinate ranges. */
+/* Adds the caller's own id and the extents of the request first, so that they take precedence over
+ * the ids that the request's `fill` selects. */
 int un_compose(int kind, const struct un_request *request, const struct un_facts *facts,
                struct un_map *map, struct un_ranges *clipped, struct un_error *err)
 {

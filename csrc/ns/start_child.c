@@ -24,7 +24,7 @@ struct child {
     const struct un_start *start;
     const struct un_task *task;
     struct un_task_argv *words;
-    struct un_error *err; /* error of the child; the step is UN_STEP_NONE if it has not failed */
+    struct un_error *err; /* error of the child; its step is UN_STEP_NONE on success */
     int handover[2];      /* another socket pair, over which the child sends the parent's end of the
                              socket for messages; handover[0] stays in the parent */
 };

@@ -46,7 +46,7 @@ bool un_spawn_is_bare(const struct un_spawn *spawn)
 
 struct bare {
     const struct un_spawn *spawn;
-    struct un_error *err; /* error of the child; the step is UN_STEP_NONE if it has not failed */
+    struct un_error *err; /* error of the child; its step is UN_STEP_NONE on success */
     const struct un_clone *clone;
 };
 

@@ -98,8 +98,8 @@ void un_kill(int pidfd);
  * does not kill a process that waits for a user's FUSE filesystem. */
 bool un_kill_and_reap(int pidfd, siginfo_t *how);
 
-/* Converts a wait status (waitpid(2)) to an exit status: that of the child, or 128+N if signal N
- * killed it. */
+/* Converts the wait status of a child (waitpid(2)) to an exit status, which is 128+N if signal N
+ * killed the child. */
 int un_exit_status_of(int wait_status);
 
 /* Disables pthread_cancel(3) for this thread. A cancellation could take effect in a child that

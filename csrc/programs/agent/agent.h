@@ -391,11 +391,12 @@ int agent_keep(struct agent_block *block);
  * Serves the host on the socket `control` until end of file, or until SIGTERM has arrived and no
  * command remains. Returns the exit status of the agent.
  *
- * `is_inside` must be set if this process is usernsctl-agent in a sandbox. The agent's keepers then
- * share its memory. That makes keepers cheap, but is safe only with the agent's own libc. Also, the
- * agent may then stop all processes of the sandbox while it kills the processes of a command. If
- * `outlives` is set and the agent is PID 1 of its PID namespace, the agent continues after end of
- * file on `control`.
+ * `is_inside` must be set if this process is usernsctl-agent in a sandbox. In a sandbox, keepers
+ * share the agent's memory, which makes keepers cheap, but is safe only with the agent's own libc.
+ * The agent may also stop all processes of the sandbox while it kills the processes of a command.
+ *
+ * If `outlives` is set and the agent is PID 1 of its PID namespace, the agent continues after end
+ * of file on `control`.
  */
 int agent_serve(int control, bool is_inside, bool outlives);
 

@@ -15,7 +15,8 @@
  *
  * With --log=json, messages have the JSON format of report.c.
  *
- * With --health, a hanging payload is killed, and no payload is needed (UN_HEALTH_OPTION).
+ * With --health, the payload is killed after UN_HEALTH_SECONDS. If PAYLOAD is missing, the program
+ * exits with status 0.
  *
  * With --signal, the program sends a signal to PID 1 of the sandbox. usernsctl-watch sends
  * real-time signals in this way, because `runsc kill` does not support them. As PID 1, the program
