@@ -7,8 +7,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Creates a file. make_tree() calls this function for the files in the directory of the tests:
- *   a/tool 0644, a/noexec 0644, a/dir/,
+/* Creates a file. make_tree() creates these files and directories in the current directory:
+ *   closed/ 0000, a/tool 0644, a/noexec 0644, a/dir/,
  *   b/tool 0755 (a script that exits with status 7),
  *   b/orphan 0755 (a script whose interpreter is missing),
  *   b/garbage 0755 (not a program) */

@@ -247,7 +247,8 @@ static void a_job_is_waited_for_where_the_kernel_reaps_children(void)
     CHECK_INT(sigprocmask(SIG_SETMASK, &mask, NULL), 0);
 }
 
-/* Checks that the kernel still reaps a child that another thread starts while a job is running. */
+/* Checks that if SIGCHLD is ignored, the kernel still reaps another child that exits while a job is
+ * running. */
 static void the_kernel_continues_to_reap_other_children(void)
 {
     struct shell shell;
