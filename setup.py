@@ -25,7 +25,7 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-# setuptools provides its own distutils in place of Python's, and exports this command under no
+# setuptools provides its own distutils in place of Python's, and exports build_scripts under no
 # other name.
 from distutils.command.build_scripts import build_scripts  # isort: skip
 
@@ -59,7 +59,10 @@ def processor() -> str:
 
 
 def runs_here(program: Path) -> bool:
-    """Return whether a program runs; true for any program for another processor."""
+    """Return whether a program exits with status 0.
+
+    Return true for a program for another processor, because it can't be executed here.
+    """
     if processor() != platform.machine():
         return True
     return subprocess.run([program], stdout=subprocess.DEVNULL).returncode == 0
@@ -101,7 +104,7 @@ SYSTEM_TYPES = "typedef int... pid_t; typedef int... uid_t; typedef int... gid_t
 
 
 def declarations(header: str) -> str:
-    """Return a C header without everything that cffi can't parse.
+    """Return what remains of a C header without the parts that cffi can't parse.
 
     The only preprocessor directives that remain are ``#define NAME number``.
     """
