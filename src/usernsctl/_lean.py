@@ -59,9 +59,10 @@ else:
 
 
 class LateModule:
-    """Stand-in, in annotations, for a module that is imported when an attribute is read.
+    """Stand-in for a module that is imported when an attribute is read.
 
-    :func:`typing.get_type_hints`, which pydantic calls, reads the attributes.
+    If annotations contain the stand-in, :func:`typing.get_type_hints`, which pydantic calls, reads
+    the attributes.
     """
 
     def __init__(self, name: str) -> None:
@@ -246,7 +247,7 @@ def _signature(cls: type) -> Any:
 
 
 def _methods(of: type) -> dict[str, Any]:
-    """Return the methods of `of` and its bases, for classes that copy the methods."""
+    """Return the methods of `of` and its bases, which _dataclass() copies into other classes."""
     found: dict[str, Any] = {}
     for each in reversed(of.__mro__[:-1]):
         for name, value in vars(each).items():

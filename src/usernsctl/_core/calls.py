@@ -64,8 +64,8 @@ def check_filter(*, of_doctor: bool = False) -> None:
     """Raise an error if a seccomp filter denies a system call that starting a sandbox requires.
 
     :param of_doctor: whether to check the system calls of `usernsctl doctor` instead of those that
-        start a sandbox. In this case, only a filter that kills the caller is an error, not a filter
-        that returns an errno.
+        start a sandbox. For doctor's calls, only a filter that kills the caller is an error, not a
+        filter that returns an errno.
     :raises NamespaceError: a filter denies one of the system calls, or kills processes that make
         it; or, with `of_doctor`, no child can be created to try the calls.
     """
@@ -192,16 +192,17 @@ def plan(uid: IdRequest, gid: IdRequest, *, setgroups: str, allow_single_id: boo
 def free_ids(
     etc: str, uid_map: Iterable[Iterable[int]], gid_map: Iterable[Iterable[int]]
 ) -> tuple[int, int] | None:
-    """Find a range of ids that are neither in use nor granted to a user.
+    """Find a range of ids that are granted to no user, and that this user namespace maps.
 
-    The range contains 65,536 ids above all ids in use, like the ranges that useradd(8) chooses. The
-    range is smaller if this user namespace does not map that many ids.
+    As useradd(8) does, the function chooses 65,536 ids above all granted ids, from 100000 on. If
+    this user namespace does not map these ids, the function chooses lower ids, above those of the
+    ordinary users and groups. The range may then be smaller.
 
     :param etc: the directory that contains subuid, subgid, passwd and group.
     :param uid_map: the uid map of this user namespace.
     :param gid_map: the gid map of this user namespace.
-    :returns: the first id and the count, for uids and gids alike; ``None`` if no ids are free, or a
-        file can't be read.
+    :returns: the first id and the count, for uids and gids alike; ``None`` if no ids are free, or
+        subuid or subgid can't be read.
     """
     memory, err = Memory(), ffi.new("struct un_error *")
     files, found = ffi.new("struct un_grant_files *"), ffi.new("struct un_range *")

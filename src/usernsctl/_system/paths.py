@@ -118,7 +118,7 @@ class PathDescriptor(OpenFile):
         return PathDescriptor.own(path, os.open, name, _ENTRY, dir_fd=self.fd)
 
     def check_directory(self, name: str) -> None:
-        """Check that this file may be followed by another component of a path (path_resolution(7)).
+        """Check that a path may continue after this file (path_resolution(7)).
 
         :param name: the next component, ``.`` or ``..``. Empty if only a slash follows, which
             requires no search permission.

@@ -96,6 +96,7 @@ class ProcessIdentity:
             pid. Another program may have written any pid into the record.
         :returns: the pidfd, close-on-exec; ``None`` if the process has exited.
         :raises ForeignProcessError: `accept` returned false.
+        :raises NamespaceError: the pidfd can't be opened, for example for lack of descriptors.
         """
         pidfd = Descriptor()
         try:

@@ -4,8 +4,9 @@ Named namespaces, detached sandboxes and templates have stores. A store is a dir
 contains, for each entry, a directory NAME with a file ``record.json``. The directory of a new entry
 is called ``.NAME`` until the entry is complete, and is renamed to NAME as the last step.
 
-A process that creates, reads or removes an entry locks it (flock(2)). The kernel releases the lock
-when the process exits, so a killed process leaves a ``.NAME`` that is not locked.
+A process locks the entries that it creates and removes (flock(2)), and those whose records it
+reads. Templates are read without a lock. The kernel releases the lock when the process exits, so a
+killed process leaves a ``.NAME`` that is not locked.
 
 A record is only a hint, because other programs of the same user may have written it. Readers check
 the processes that a record names (:mod:`usernsctl._system.processes`), and execute no program that
@@ -52,7 +53,7 @@ _HIDDEN = re.compile(rf"\.(?P<name>{NAME})(?P<aside>~[0-9a-f]{{8}})?")
 # Maximum number of attempts to lock an entry that other processes keep removing or renaming.
 _ATTEMPTS = 100
 
-# Timeout for waiting for a lock, in seconds. Each process holds a lock only for milliseconds, but
+# Timeout for waiting for a lock, in seconds. Most processes hold a lock only for milliseconds, but
 # many processes may wait for the same lock.
 _LOCK_SECONDS = 10.0
 # Maximum interval between two attempts to take a lock, in seconds.
@@ -73,7 +74,7 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # Errors of open(2) for a file of an unexpected type.
 _OF_ANOTHER_KIND = (errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENXIO)
 
-#: The exceptions of code that parses JSON without checking types first.
+#: The exceptions that a malformed record can raise in code that reads it without checking types.
 NONSENSE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -94,9 +95,8 @@ def fault_of(status: os.stat_result, forbidden: int) -> str | None:
 class Directory(OpenFile):
     """An open directory that belongs to this user.
 
-    :ivar elsewhere: the remedy in errors about the directory and its files, such as the advice to
-        use another state directory. Only errors about a file of the wrong type contain another
-        remedy.
+    :ivar elsewhere: the remedy in most errors about the directory and its files, such as the advice
+        to use another state directory.
     """
 
     elsewhere: str = _ELSEWHERE
@@ -108,9 +108,8 @@ class Directory(OpenFile):
         :param path: an absolute path.
         :param make: whether to create the directory if it is missing. The parent directory must
             exist.
-        :param elsewhere: the remedy in errors about the directory and its files, such as the advice
-            to use another state directory. Only errors about a file of the wrong type contain
-            another remedy.
+        :param elsewhere: the remedy in most errors about the directory and its files, such as the
+            advice to use another state directory.
         :raises UntrustedPathError: other users may access the directory, or replace a directory on
             its path.
         :raises OSError: the directory does not exist, or can't be opened or created.
@@ -648,7 +647,8 @@ def wrap_os_errors(path: str, elsewhere: str = _ELSEWHERE) -> Iterator[None]:
     """Convert an OSError of a ``with`` block to a NamespaceError about `path`.
 
     :param elsewhere: the remedy in the error, such as the advice to use another state directory.
-        Only an error about a file of the wrong type contains another remedy.
+        Errors about a file of the wrong type contain another remedy, and errors for lack of
+        descriptors or memory none.
     :raises NamespaceError: a system call failed.
     """
     try:
