@@ -208,7 +208,8 @@ def requested(idmap: AnyIdMap | None, name: str = "idmap") -> IdMap:
         mapped to itself; ``"all"`` for all ids of the caller's user namespace, each mapped to
         itself; extents, for uids and gids alike; or ``None``, the same as ``"root"``.
     :param name: the name of the argument, for error messages.
-    :raises TypeError: `idmap` has another type. :raises ValueError: `idmap` is an unknown string.
+    :raises TypeError: `idmap` has another type.
+    :raises ValueError: `idmap` is an unknown string.
     :raises MapError: an extent is malformed.
     """
     if idmap is None:
@@ -299,8 +300,8 @@ def plan(idmap: AnyIdMap) -> Plan:
     :param idmap: the requested map; see :class:`usernsctl.Popen`.
     :raises MapError: the kernel would reject the map (EINVAL in user_namespaces(7)).
     :raises PlanError: the caller is not permitted to use the map; `cause` is the reason.
-    :raises TypeError: `idmap` is neither an :class:`IdMap`, nor a string, nor extents. :raises
-        ValueError: `idmap` is an unknown string.
+    :raises TypeError: `idmap` is neither an :class:`IdMap`, nor a string, nor extents.
+    :raises ValueError: `idmap` is an unknown string.
     """
     native = _decide(requested(idmap))
     result = native.describe()

@@ -32,8 +32,8 @@ _LIMIT = 2**16
 # Timeout, in seconds, for waiting for a killed command that no event loop reaps.
 _END_SECONDS = 5
 
-# Timeout, in seconds, for a sandbox's agent to kill a command. After the timeout, the connection to
-# the agent is closed.
+# Timeout, in seconds, for a sandbox's agent to kill a command. After the timeout, the command's
+# socket is shut down.
 _GIVE_UP_SECONDS = 1
 
 # Popen's arguments for text mode and buffering, each with the values that asyncio accepts.
@@ -221,7 +221,7 @@ class _Transport(asyncio.SubprocessTransport):
         self._giving_up: asyncio.TimerHandle | None = None
         # Postponed calls of protocol methods; None once connection_made() was called.
         self._early: list[Callable[[], None]] | None = []
-        # In a sandbox, keep the connection to the agent until the pipes are closed: background
+        # In a sandbox, keep the command's socket open until the pipes are closed: background
         # processes may use the command's standard streams after the command has exited.
         popen._watch()
         self._watched = popen.pidfd

@@ -19,7 +19,7 @@ _Input = TypeVar("_Input", str, bytes, Any)
 class EnterableKinds(TypedDict, total=False):
     """Options that request new namespaces of the kinds that a process itself can enter.
 
-    In namespaces of the kinds "pid" and "time", only the children of a process run.
+    A process can't enter a new PID or time namespace: only its later children run there.
     """
 
     mount: bool

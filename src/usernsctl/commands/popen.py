@@ -187,7 +187,7 @@ class Collected(subprocess.Popen[AnyStr]):
             waiting.append(self)
 
     def _watch(self) -> None:
-        """Do nothing; SandboxPopen overrides this method to keep its connection to the agent."""
+        """Do nothing; SandboxPopen overrides this method to keep the command's socket open."""
 
     def _unwatch(self) -> None:
         """Do nothing; SandboxPopen overrides this method to undo :meth:`_watch`."""

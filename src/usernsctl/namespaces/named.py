@@ -298,9 +298,10 @@ def create_named(name: str, options: Iterable[str], network: Sequence[str] = ())
 
 @contextlib.contextmanager
 def open_or_create(name: str, options: Iterable[str]) -> Iterator[NamedNamespace]:
-    """Lock a named namespace during a ``with`` block, create it first if missing; yield its record.
+    """Lock a named namespace during a ``with`` block, and yield its record.
 
-    Any number of processes may call this function at the same time.
+    If the namespace does not exist, the function creates it first. Any number of processes may call
+    this function at the same time.
 
     :param options: see :func:`create_named`; ignored if the namespace exists.
     :raises NamespaceError: as :func:`create_named` does, except if the name is taken.

@@ -77,7 +77,8 @@ class Namespace(Closing):
     (:meth:`open_or_create`), or send the descriptor :meth:`fileno` to that process.
 
     The class methods create and find namespaces; the constructor raises :class:`TypeError`. On a
-    closed Namespace, all methods but :meth:`close` and :attr:`closed` raise :class:`ValueError`.
+    closed Namespace, all methods but :meth:`close`, :meth:`has` and :attr:`closed` raise
+    :class:`ValueError`.
     """
 
     _what = "the namespace"

@@ -58,9 +58,9 @@ class Tree:
     :ivar namespaces: the namespaces, each after its parent. The first is this process's own
         namespace.
     :ivar unseen: the number of processes whose user namespaces this process may not read.
-    :ivar nameless: the reason why the names could not be read, or ``None``. For example, the path
-        of the state directory contains a uid. In a nested user namespace, this path may be that of
-        another user's directory.
+    :ivar nameless: the reason why the names could not be read, or ``None``. For example, in a
+        nested user namespace, the state directory may be another user's, because its path contains
+        a uid.
     """
 
     namespaces: tuple[UserNamespace, ...]
