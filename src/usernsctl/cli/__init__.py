@@ -64,7 +64,7 @@ def _call_and_flush(argv: list[str]) -> int:
 
 
 def print_or_drop(write: Callable[..., None], *arguments: object, **options: object) -> None:
-    """Call `write`, which prints an error; drop the output if standard error is a full file.
+    """Call `write`, which prints an error; drop the output if it can't be written.
 
     The exit status still tells the caller what failed.
 

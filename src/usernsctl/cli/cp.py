@@ -144,7 +144,10 @@ def copy(
 
 
 def _put_into(put: Callable[..., CopyReport], path: str, name: str, parents: bool) -> CopyReport:
-    """Call `put` for `name` in the directory `path`, or for `path` if it is not a directory."""
+    """Call `put` with the path of `name` in the directory `path`.
+
+    If `path` does not exist or is not a directory, call `put` with `path` itself.
+    """
     below = os.path.join(path, name)
     try:
         return put(below)

@@ -26,6 +26,7 @@ _NOT_RECOGNISED, _WRONG_USAGE = 1, 2
 # Maximum number of unconfirmed causes that are printed in full. Of the others, only the title and
 # the evidence are printed.
 _FULL_MAX = 3
+# A cause whose title names no reason, so that it is always printed in full.
 _SAYS_TOO_LITTLE = "mapped-sandbox-eof-unknown"
 
 

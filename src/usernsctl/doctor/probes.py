@@ -297,10 +297,10 @@ def judge(name: str, status: int, output: str, seconds: float) -> Probe:
 
 
 def _says_already(step: str, name: str, reason: str) -> bool:
-    """Return whether a message can omit the name of the step.
+    """Return whether a message about a failed probe can omit the name of the step.
 
-    The message contains the step's name already if the name of the probe, or the reason, begins
-    with the step's name.
+    The message can omit it if there is no step (``"none"``), or if the name of the probe or the
+    reason begins with the step's name.
     """
     return step == "none" or name.startswith(step) or reason.startswith(step)
 

@@ -205,7 +205,7 @@ def _line_after(text: bytes, end: int) -> bytes:
 def _literals() -> tuple[bytes, ...]:
     """Return byte strings to search for; each line with an error contains at least one of them.
 
-    Those of the table ``exact`` in errors.toml come before those of the table ``vague``.
+    The strings of the table ``exact`` in errors.toml come before those of the table ``vague``.
     """
     known = errors()
     exact, vague = ([*itertools.chain(*table.values())] for table in (known.exact, known.vague))

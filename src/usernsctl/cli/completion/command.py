@@ -23,7 +23,7 @@ def parser(prog: str) -> Parser:
 
 
 def complete(shell: str | None, program: str | None, kind: str | None) -> None:
-    """Print a completion script for SHELL: for verbs, options, their values, and names.
+    """Print a script for SHELL that completes subcommands, options, their values, and names.
 
     SHELL is bash, zsh or fish. The script is for usernsctl and usernsctl-exec, or for PROGRAM
     alone.
