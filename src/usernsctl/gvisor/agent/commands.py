@@ -76,7 +76,8 @@ class CommandOptions(TypedDict, total=False):
 
 
 # Options of usernsctl.Popen that are rejected, because they apply only to a child of this process.
-# A command in a sandbox is a child of the agent.
+# A command in a sandbox is a child of the agent. `user` and `groups` replace the options `group`
+# and `extra_groups`.
 _REFUSED = (
     *("idmap", "namespace", "mount", "net", "pid", "ipc", "uts", "cgroup", "time", "propagation"),
     *("pass_fds", "in_cgroup", "pdeathsig", "group", "extra_groups"),
@@ -132,7 +133,7 @@ class CommandDefaults(NamedTuple):
 
 
 def _absolute(base: str, given: Any) -> Any:
-    """Return `given`; if it is a relative path, join it to the directory `base`."""
+    """Return the path `given`; join a relative path to the directory `base`."""
     try:
         path = os.fsdecode(given)
     except TypeError:
@@ -162,7 +163,7 @@ class _Run(NamedTuple):
         return self.spec, args, deadline, self.arguments
 
     def raise_timeout(self, error: AgentUnresponsive | TimeoutExpired, args: Args) -> None:
-        """Raise TimeoutExpired if the command has exceeded its timeout; return otherwise.
+        """Raise TimeoutExpired in place of `error` if the command's timeout is over.
 
         :raises TimeoutExpired: the command has exceeded its timeout.
         """

@@ -35,7 +35,7 @@ class PoolStats:
     :ivar leased: the number of leased sandboxes.
     :ivar queued: the number of calls of ``acquire`` that wait for a sandbox.
     :ivar acquired: the number of calls of ``acquire`` that received a sandbox.
-    :ivar waited: the total time that these calls waited, in seconds.
+    :ivar waited: the total time that the calls counted in `acquired` waited, in seconds.
     :ivar longest_wait: the longest time that one of these calls waited, in seconds.
     :ivar failed: the number of sandboxes that could not be started, or ended or failed after the
         start.

@@ -37,7 +37,8 @@ def find_runsc(
 
     The file is read but not executed, since an execution would take longer than all other steps
     before the start of a sandbox. ``runsc --version`` is executed only if the file isn't a Go
-    program for the host's machine type, or can't be read.
+    program for the host's machine type, or can't be read, or if there is a directory of sidecar
+    programs.
 
     :param seconds: the timeout of ``runsc --version``, in seconds, by default 10.
     :raises RunscError: runsc is missing (cause ``runsc-missing``), the file is another program

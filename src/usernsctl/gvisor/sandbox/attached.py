@@ -193,7 +193,7 @@ class AttachedSandbox:
             timeout,
             [host.prepared.program("usernsctl-init"), *args],
             # Create a mount namespace, so that, when the sandbox ends, the kernel removes the
-            # mounts that runsc leaves in its state directory (null-netns, since release 20260803).
+            # mounts that runsc leaves in its state directory (null-netns, since release 20260810).
             mount=True,
             pid=self._is_init,
             # As PID 1 of a PID namespace, usernsctl-init needs no session of its own: the kernel

@@ -374,7 +374,8 @@ def list_detached() -> list[DetachedRecord]:
     """Return the records of this user's detached sandboxes.
 
     Removes the records and directories of ended sandboxes. The result omits sandboxes that are
-    being started or killed, that are in another PID namespace, or whose record is invalid.
+    being started or killed, that are in another PID namespace, or whose record names a process that
+    usernsctl has not started.
 
     :raises NamespaceError: the state directory can't be used.
     """

@@ -513,9 +513,9 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def terminal(self) -> FileIO | None:
         """The caller's end of the command's terminal, an unbuffered binary file (pty(7)).
 
-        :meth:`close` closes the file, and the command receives SIGHUP. A read fails with EIO once
-            no process in the sandbox has the other end open. The attribute is ``None`` unless the
-            sandbox was started with ``terminal=True``.
+        When :meth:`close` closes the file, the command receives SIGHUP. A read fails with EIO once
+        no process in the sandbox has the other end open. The attribute is ``None`` unless the
+        sandbox was started with ``terminal=True``.
         """
         self._get()
         return self._terminal
@@ -781,8 +781,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
 
         The agent, a small program of usernsctl in the sandbox, starts the command. The first call
         starts the agent, by runsc. A command needs neither a thread in this process nor a process
-        outside the sandbox. The agent and all commands that it started are killed when this object
-        is closed or released, even if the sandbox is detached and keeps running.
+        outside the sandbox. All commands that the agent started are killed when this object is
+        closed or released, even if the sandbox is detached and keeps running.
 
         :param args: the command and its arguments, or a string as a command without arguments.
         :param options: the options of :class:`subprocess.Popen`, with these differences: `stdin` is

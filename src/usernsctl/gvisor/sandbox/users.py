@@ -29,7 +29,7 @@ def with_numbers(options: Mapping[str, Any], read: Callable[..., bytes]) -> dict
 async def with_numbers_async(
     options: Mapping[str, Any], read: Callable[..., Awaitable[bytes]]
 ) -> dict[str, Any]:
-    """Return what :func:`with_numbers` returns. Here, `read` is a coroutine function."""
+    """Return what :func:`with_numbers` returns; `read` is a coroutine function."""
     user = user_of(options["user"])
     if not isinstance(user, NamedUser):
         return {**options, "user": user}

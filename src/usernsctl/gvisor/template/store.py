@@ -263,7 +263,9 @@ def find(name: str) -> tuple[str, TemplateRecord]:
 
 
 def list_all() -> list[Named]:
-    """Return all named templates, even damaged ones; remove incomplete ones of killed processes.
+    """Return all named templates, even damaged ones.
+
+    Removes the incomplete templates that killed processes have left behind.
 
     :raises UsernsError: the directory of templates can't be used.
     """
