@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import signal
 import time
 from collections.abc import Iterator
 
@@ -149,3 +150,26 @@ def test_the_next_command_runs_after_a_keeper_is_killed(tally: Tally) -> None:
                 box.run(["kill", "-KILL", str(one)], timeout=PATIENCE)
                 if box.run(["sh", "-c", "exit 7"], timeout=PATIENCE).returncode != 7:
                     tally.succeeded("a command was not kept")
+
+
+# Script that kills every agent that runsc has started, but not the agent's keepers.
+KILLING = """
+for path in /proc/[0-9]*; do
+    read -r pid name state parent rest <$path/stat
+    [ "$name $parent" != "(.usernsctl-agen) 0" ] || kill -KILL $pid
+done
+"""
+
+
+@several_ids
+@pytest.mark.parametrize("terminal", [False, True])
+def test_commands_are_killed_with_the_agent(terminal: bool) -> None:
+    with un.SandboxHost(MAP_OF_SEVERAL) as host, host.start(["sleep", "1000"]) as box:
+        process = box.popen(["sleep", "1000"], terminal=terminal, stdout=un.PIPE)
+        with box.popen(["sh", "-c", KILLING]) as killer:
+            assert killer.wait(PATIENCE) == -signal.SIGKILL
+        try:
+            assert process.wait(PATIENCE) == -signal.SIGKILL
+        finally:
+            process.kill()
+            process.stdout.close()

@@ -232,6 +232,16 @@ static void wait_for_keeper_event(struct keeper *keeper)
         stop_listening(keeper);
 }
 
+/* Makes the kernel send SIGTERM to this process when the agent exits. Returns 0, or -1 with errno
+ * set: ESRCH if the agent has already exited. */
+static int die_with_agent(const struct keeper *keeper)
+{
+    if (prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0))
+        return -1;
+    errno = ESRCH;
+    return getppid() == keeper->agent->pid ? 0 : -1;
+}
+
 /* Makes this process a subreaper that reads its signals from a signalfd, and that receives SIGTERM
  * when the agent exits. Returns 0, or -1 with errno set. */
 static int become_keeper(struct keeper *keeper)
@@ -242,8 +252,7 @@ static int become_keeper(struct keeper *keeper)
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, AGENT_LISTEN_SIGNAL);
     keeper->signals = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (keeper->signals < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ||
-        prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0))
+    if (keeper->signals < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) || die_with_agent(keeper))
         return -1;
     /* Leave the agent's session, so that the terminals of commands send no signals to this
      * keeper. */
@@ -270,7 +279,9 @@ static int open_terminal(struct keeper *keeper, struct agent_start *start,
     errno = errnum;
     for (int i = 0; i < 3; i++)
         start->stdio[i] = other;
-    return other < 0 ? -1 : 0;
+    /* Set the parent-death signal again, because the kernel has cleared it when the effective uid
+     * changed (PR_SET_PDEATHSIG(2const)). */
+    return other < 0 ? -1 : die_with_agent(keeper);
 }
 
 /* Starts the command, and closes the descriptors that only the command needs. Returns 0, or -1
