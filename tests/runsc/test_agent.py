@@ -250,6 +250,40 @@ def test_a_signal_reaches_the_process_group(box: un.Sandbox) -> None:
     wait_until_gone(box, "sleep 1001")
 
 
+def test_a_signal_reaches_the_process_group_without_proc(tmp_path: Path) -> None:
+    with un.SandboxHost(binds=[f"{tmp_path}:/proc"]) as host, host.start(None) as box:
+        script = ["sh", "-c", "sleep 1000 & echo; wait"]
+        with box.popen(script, stdout=un.PIPE) as process:
+            assert process.stdout.readline() == b"\n"
+            process.send_signal_to_group(signal.SIGTERM)
+            try:
+                assert process.communicate(timeout=PATIENCE) == (b"", None)
+                assert process.returncode == -signal.SIGTERM
+            finally:
+                process.kill_tree()
+
+
+# Program that joins the process group of its keeper, which is the leader of the session. Prints the
+# numbers of the signals that it receives.
+JOINING = """
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+os.setpgid(0, os.getsid(0))
+print(flush=True)
+print(int(signal.sigwait([signal.SIGUSR1])), flush=True)
+signal.pause()
+"""
+
+
+def test_a_signal_to_the_process_group_spares_the_keeper(box: un.Sandbox) -> None:
+    with box.popen([*PYTHON, JOINING], stdout=un.PIPE) as process:
+        assert process.stdout.readline() == b"\n"
+        process.send_signal_to_group(signal.SIGUSR1)
+        assert process.stdout.readline() == b"%d\n" % signal.SIGUSR1
+        process.send_signal_to_group(signal.SIGKILL)
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+
+
 FLEEING = """
 import os, signal, sys, time
 for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:

@@ -104,13 +104,25 @@ static void kill_descendants_of_keeper(struct keeper *keeper)
     agent_kill_tree(keeper->agent->proc, &how);
 }
 
+/* Sends a signal to the process group of the command, which must not be reaped yet. Needs no /proc,
+ * unless the command has joined the group of this keeper. All other groups in the session of this
+ * keeper, and in the sessions of its descendants, contain only descendants of this keeper. */
+static void signal_group(const struct keeper *keeper, int sig)
+{
+    pid_t group = getpgid(keeper->command);
+    if (group == getpgid(0))
+        agent_signal_tree(keeper->agent->proc, group, sig);
+    else if (group > 0)
+        kill(-group, sig);
+}
+
 static void send_signal(struct keeper *keeper, int to, int sig)
 {
     /* Send no signal after the command was reaped, because the kernel may have reused its pid. */
     if (to == AGENT_TO_PROCESS && !keeper->ended)
         kill(keeper->command, sig);
     if (to == AGENT_TO_GROUP && !keeper->ended)
-        agent_signal_tree(keeper->agent->proc, getpgid(keeper->command), sig);
+        signal_group(keeper, sig);
     if (to == AGENT_TO_TREE && sig == SIGKILL) {
         kill_descendants_of_keeper(keeper);
         /* Send end of file to the host, to report that no process of the command remains. */
