@@ -60,6 +60,7 @@ _GOES_ON = re.compile(r"\b(?:trying|falling back|going forward|ignoring|ignored|
 # FILE: Operation not permitted" names an operation of its own.
 _NOISE = re.compile(
     r"\[[^\]]*\]|\((?:os error )?-?\w{1,7}\)"
+    r"|called `result::unwrap\(\)` on an `err` value|panicked at|\S+\.rs:\d+:\d+"
     r"|\b\w*(?:error|exception|failure|warning|fatal|caused by|info)\b|[\d\W_]+"
 )
 # Maximum length, in characters, of the other word in the line of such an error.

@@ -31,6 +31,8 @@ Half = Literal[
     "afterwards",
     "recent",
     "blind",
+    "uncommon",
+    "natural",
 ]
 
 
@@ -63,7 +65,17 @@ def read(name: str) -> tuple[BugReportText, ...]:
 
 BUG_REPORT_TEXTS = tuple(
     text
-    for name in ("met", "gathered", "independent", "searched", "surveyed", "recent", "blind")
+    for name in (
+        "met",
+        "gathered",
+        "independent",
+        "searched",
+        "surveyed",
+        "recent",
+        "blind",
+        "uncommon",
+        "natural",
+    )
     for text in read(f"{name}.toml")
 )
 
@@ -189,6 +201,12 @@ def test_accuracy_of_explain_for_fresh_texts() -> None:
         # When the texts were collected, explain recognised 38 of 41 texts, 37 with the right cause
         # first and 1 with only wrong causes. It also recognised 3 of 20 unrelated texts.
         ("blind", 41, 40, 40, 20, 1),
+        # When the texts were collected, explain recognised 35 of 51 texts, 32 with the right cause
+        # first and 2 with only wrong causes. It also recognised 2 of 29 other texts.
+        ("uncommon", 51, 44, 44, 29, 0),
+        # When the texts were collected, explain recognised 72 of 78 texts, 71 with the right cause
+        # first and 1 with only wrong causes. It also recognised 5 of 40 other texts.
+        ("natural", 78, 76, 76, 40, 1),
     ],
 )
 def test_accuracy_of_explain_for_collected_texts(
