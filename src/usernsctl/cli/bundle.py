@@ -141,8 +141,8 @@ def check(directory: str, as_json: bool, network: Network) -> int:
 def fix(directory: str) -> None:
     """Add what rootless gVisor needs to a bundle's config.json, and remove its hooks.
 
-    fix renames the old file to config.json.orig. fix does not change entries that need your
-    decision: usernsctl bundle check lists them.
+    fix keeps the old file as config.json.orig. fix does not change entries that need your decision:
+    usernsctl bundle check lists them.
     """
     uid_map, gid_map = _default_map()
     with oci.Bundle(directory) as opened:

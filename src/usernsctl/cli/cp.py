@@ -90,7 +90,7 @@ def copy(
     destination: str,
     force: bool,
     parents: bool,
-    user: tuple[int, int] | None,
+    user: str | None,
     max_bytes: int,
     max_files: int,
     timeout: float,

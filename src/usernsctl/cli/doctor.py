@@ -62,10 +62,9 @@ def examine(form: str | None, no_runsc: bool, purpose: Purpose, seconds: int) ->
     try:
         _core.check_filter(of_doctor=True)
     except UsernsError:
-        # A seccomp filter denies system calls, and may kill the caller of epoll_create1(2) or
-        # poll(2). doctor imports subprocess, and subprocess imports selectors, which tries these
-        # calls. So hide the calls from selectors. They are not needed: under such a filter, doctor
-        # starts no process.
+        # A seccomp filter may kill the caller of epoll_create1(2) or poll(2). doctor imports
+        # subprocess, and subprocess imports selectors, which tries these calls. So hide the calls
+        # from selectors. They are not needed: under such a filter, doctor starts no process.
         for name in ("epoll", "poll"):
             vars(select).pop(name, None)
     from usernsctl import doctor

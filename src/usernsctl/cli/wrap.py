@@ -97,7 +97,8 @@ def _script(call: Sequence[str], command: str | None) -> str:
     """Return the text of the script.
 
     :param call: the arguments of usernsctl that precede the script's own arguments.
-    :param command: the path of the command, or ``None`` if it is not a path on this host.
+    :param command: the command, or ``None`` if `call` contains none. If the command is in a virtual
+        environment of this host, the script sets VIRTUAL_ENV.
     """
     lines = ["#!/bin/sh", "# Written by `usernsctl wrap`."]
     environment = os.path.dirname(os.path.dirname(command or ""))
