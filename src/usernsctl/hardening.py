@@ -1,4 +1,4 @@
-"""Restrictions of this process and of commands. A restricted process can't lift them.
+"""Restrictions of this process and of commands, such as no_new_privs.
 
 :meth:`Hardening.apply` and :func:`read` concern this process, and require python-prctl, which is in
 the extra ``prctl`` because its installation requires a compiler and libcap's headers. The C core
@@ -8,9 +8,10 @@ restricts commands, with the settings that :func:`prepare` adds.
 
 - no_new_privs is set, so that runsc and its children can't gain privileges from a set-user-id
   program. It is set only after the id map was written, because newuidmap is such a program.
-- The bounding set keeps only :data:`RUNSC_CAPABILITIES`. The bounding set restricts runsc in the
-  namespace that usernsctl has prepared. runsc's sandbox process has all capabilities in a nested
-  user namespace (user_namespaces(7)), but only over that namespace.
+- The bounding set keeps only :data:`RUNSC_CAPABILITIES`, and :data:`FILE_CAPABILITIES` if several
+  ids are mapped. The bounding set restricts runsc in the namespace that usernsctl has prepared.
+  runsc's sandbox process has all capabilities in a nested user namespace (user_namespaces(7)), but
+  only over that namespace.
 - No securebits are set: with SECBIT_NOROOT, execve(2) would remove runsc's capabilities, and the
   kernel resets all securebits in the nested namespace.
 - The dumpable attribute is not changed, because execve(2) resets it (PR_SET_DUMPABLE(2const)).

@@ -179,7 +179,8 @@ def hostname(given: str | None) -> str | None:
     """Check the hostname of a sandbox, and return it; return None for None.
 
     :raises TypeError: `given` is not a string.
-    :raises ValueError: `given` is empty, longer than the kernel allows (64 bytes), or has a NUL.
+    :raises ValueError: `given` is empty, longer than the kernel allows (64 bytes), has a NUL, or
+        can't be encoded in UTF-8.
     """
     if given is None:
         return None

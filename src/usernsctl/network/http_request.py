@@ -125,7 +125,7 @@ def _request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def _fields(lines: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Return the name (in lower case) and the value of each header field."""
+    """Yield the name (in lower case) and the value of each header field."""
     if len(lines) > _MAX_FIELDS:
         raise BadRequest(
             f"the request has more than {_MAX_FIELDS} header fields",

@@ -221,8 +221,8 @@ class Launch:
     :ivar config: config.json, with a :class:`Placeholder` for each value that is known only when
         the launch is performed, or ``None`` if the launch has no command.
     :ivar start_values: the values for the placeholders, or ``None`` if `policy` determines them.
-    :ivar policy: records that set the command's environment, working directory, hostname and
-        arguments, some of them to values of the process that performs the launch.
+    :ivar policy: records that set the command's environment, working directory, arguments and
+        terminal, some of them to values of the process that performs the launch.
     :ivar given_up: records that drop privileges before the watcher is executed.
     :ivar watcher: the argv to execute: the watcher and its arguments, followed by runsc's argv.
     :ivar runsc: the argv of runsc.

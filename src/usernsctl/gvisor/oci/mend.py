@@ -34,7 +34,7 @@ def fix(
     *,
     keep_hooks: bool = False,
 ) -> tuple[dict[str, Any], list[Change]]:
-    """Return a copy of `config` that runsc accepts in a prepared namespace with the given id maps.
+    """Return a copy of `config` with fixes for runsc in a namespace with the given id maps.
 
     The function adds a missing user namespace, missing mappings and a missing ``process.user``. It
     replaces mappings that the kernel or runsc would refuse by the identity map of the prepared
