@@ -319,7 +319,7 @@ class Family:
         }
 
     def _label(self, mount: Mount, top: str | None) -> str:
-        """Return the table's name of a mount.
+        """Return the name by which the table of postures lists a mount.
 
         :param top: the mount point of usernsctl's tmpfs, or None if the process does not see it.
         """

@@ -52,7 +52,7 @@ struct un_groups {
     const char *proc;   /* path of the procfs, usually "/proc" */
     const char *mounts; /* mount point of version 2, and parent of the mount points of version 1;
                            usually "/sys/fs/cgroup" */
-    /* parent of each user's directory with transient unit files; usually "/run/user" */
+    /* parent of the users' runtime directories (XDG_RUNTIME_DIR); usually "/run/user" */
     const char *users;
     bool is_copy; /* whether the paths above name copies for a test, so that neither the filesystem
                      type nor the members of the control group are checked */

@@ -1,4 +1,4 @@
-"""Tests of sandboxes and hosts in an event loop, which no operation may block."""
+"""Tests of Sandbox and SandboxHost in an event loop, which no operation may block."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ static int remove_one(const char *path, const struct stat *status, int kind, str
 {
     (void)status, (void)kind, (void)where;
     /* Unmount the mount that runsc leaves in its state directory (null-netns, since runsc
-     * 20260803). */
+     * 20260810). */
     if (remove(path) && errno == EBUSY && !umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW))
         remove(path);
     return 0;

@@ -284,7 +284,7 @@ def _exact_errors(line: str) -> list[str]:
 def _first(
     text: str, lines: Sequence[str], found: Sequence[str], strength: int, *, common: bool = True
 ) -> Attempt | None:
-    """Return the attempt of the first operation in `lines` that has causes for an error in `found`.
+    """Return the first operation in `lines` that can cause an error in `found`, as an attempt.
 
     :param found: the symbolic names of the errors.
     :param common: whether to accept operations whose field `common` is true.

@@ -95,10 +95,10 @@ def _newlines(text: str) -> str:
 
 
 def check_max_output(limit: int) -> None:
-    """Check the argument `max_output`, a number of bytes.
+    """Check the value of an argument `max_output`, a number of bytes.
 
-    :raises TypeError: `limit` is not an integer.
-    :raises ValueError: `limit` is too small.
+    :raises TypeError: the value is not an integer.
+    :raises ValueError: the value is too small.
     """
     if not isinstance(limit, int) or isinstance(limit, bool):
         raise TypeError(f"max_output must be a number of bytes, not {limit!r}")

@@ -126,7 +126,10 @@ def _add(found: dict[int, UserNamespace], own: int, pid: int, name: str | None) 
 
 
 def _add_namespaces(found: dict[int, UserNamespace], own: int, namespace: int) -> bool:
-    """Add a namespace and its ancestors below `own`; return False if `own` is not an ancestor."""
+    """Add a namespace to `found`, and all of its ancestors up to the namespace `own`.
+
+    :returns: whether `own` is an ancestor of the namespace; if not, nothing is added.
+    """
     new: list[UserNamespace] = []
     with contextlib.ExitStack() as opened:
         while (inode := os.fstat(namespace).st_ino) not in found:

@@ -180,7 +180,10 @@ def _among(
 
 
 def _numbers(table: str, machine: str) -> list[int]:
-    """Return the system call numbers of a table for the architecture `machine`."""
+    """Return the numbers of system calls on the architecture `machine`.
+
+    :param table: lines with the name of a call, and its number on each architecture of `_AUDIT`.
+    """
     words = table.split()
     column = 1 + list(_AUDIT).index(machine)
     return [int(number) for number in words[column::3] if number != "-"]

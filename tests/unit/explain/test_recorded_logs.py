@@ -15,8 +15,8 @@ from usernsctl.explain.logs import failures
 LOGS = Path(__file__).parent / "logs"
 RECORDED = sorted(path for path in LOGS.glob("*/*"))
 
-# Logs that contain a misleading message of runsc, with the cause of that message. explain names
-# this cause before the true one, the name of the log's directory.
+# Logs that contain a misleading message of runsc, with the wrong cause that explain names first for
+# it. The directory of each log has the name of the true cause, which explain names later.
 LATER = {"20240729/bundle-no-mappings": "false-max-userns-hint"}
 
 

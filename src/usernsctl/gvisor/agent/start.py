@@ -102,11 +102,11 @@ class ProcessDefaults:
     def of_config(cls, config: Mapping[str, Any]) -> ProcessDefaults:
         """Read the settings from a config.json, even if :func:`set_agent_as_init` has changed it.
 
-        :raises ArithmeticError: as :meth:`of` does.
-        :raises AttributeError: as :meth:`of` does.
-        :raises LookupError: as :meth:`of` does.
-        :raises TypeError: as :meth:`of` does.
-        :raises ValueError: as :meth:`of` does.
+        :raises ArithmeticError: the config.json is malformed.
+        :raises AttributeError: the config.json is malformed.
+        :raises LookupError: the config.json is malformed.
+        :raises TypeError: the config.json is malformed.
+        :raises ValueError: the config.json is malformed.
         """
         saved = (config.get("annotations") or {}).get(COMMANDS_ANNOTATION)
         return cls.of(config["process"] if saved is None else json.loads(saved))

@@ -545,8 +545,8 @@ class Keeper(Generic[_T]):
     def _on_cleaned(self, result: Slot[_T] | BaseException) -> None:
         self._cleaning -= 1
         if isinstance(result, BaseException):
-            # Count the failure, but do not delay the next start, since processes of the lease
-            # caused it.
+            # Count the failure, but do not delay the next start: processes of the lease caused the
+            # failure, so other sandboxes can start.
             self._failed += 1
             self._last_failure = _without_traceback(result)
         else:

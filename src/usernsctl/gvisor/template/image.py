@@ -121,7 +121,7 @@ Sums = Mapping[str, tuple[int, str]]
 class Image:
     """A checkpoint image: a directory of files in the tmpfs of a SandboxHost.
 
-    :ivar inside: the path of the directory in the mount namespace of the host.
+    :ivar inside: the path of the directory in the mount namespace of the SandboxHost.
     """
 
     def __init__(self, host: HostNamespace) -> None:
