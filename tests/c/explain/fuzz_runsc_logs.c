@@ -14,9 +14,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct stat about;
     int status;
     /* Use a named file, because usernsctl does not follow a symbolic link to a log, and the files
-       in /proc/self/fd are such links.
-     */
-    char path[] = "/tmp/fuzz_runsc_logs.XXXXXX";
+     * in /proc/self/fd are such links. */
+    char path[] = "/dev/shm/fuzz_runsc_logs.XXXXXX";
     un_auto_close int fd = mkostemp(path, O_CLOEXEC);
     if (fd < 0 || un_write_all(fd, (const char *)data, size))
         abort();
