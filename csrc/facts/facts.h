@@ -128,12 +128,17 @@ bool un_any_child(pid_t pid, bool (*visit)(pid_t child, void *arg), void *arg, b
 
 struct un_memory_files {
     int fd[UN_MEMORY_FILES];
+    int number[UN_MEMORY_FILES]; /* descriptors of the process that the memfds belong to */
     size_t count;
 };
 
 /* Opens the memfds that contain the memory of the programs in a sandbox, through the descriptors of
  * the process `pid`. Only gVisor's kernel has such memfds. Returns whether the process has any. */
 bool un_memory_files_open(pid_t pid, struct un_memory_files *files);
+/* Returns whether the process `pid` still has all of `files` open, and `files` is not empty. When
+ * gVisor's kernel restores a checkpoint, it closes its memfds and creates new ones. */
+bool un_memory_files_are_open(pid_t pid, const struct un_memory_files *files);
+void un_memory_files_close(struct un_memory_files *files);
 /* Returns the number of bytes that the memfds in `files` occupy. */
 uint64_t un_memory_files_size(const struct un_memory_files *files);
 /* Returns the size in bytes of a process's anonymous memory and page tables, or 0 if the process

@@ -79,12 +79,33 @@ bool un_memory_files_open(pid_t pid, struct un_memory_files *files)
         /* The descriptor is valid, because dirfd(3) does not fail for an open directory.
          * NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions) */
         int file = openat(dirfd(all), fd->d_name, O_PATH | O_CLOEXEC);
-        if (file >= 0)
-            files->fd[files->count++] = file;
+        if (file < 0)
+            continue;
+        files->number[files->count] = atoi(fd->d_name);
+        files->fd[files->count++] = file;
     }
     if (all)
         closedir(all);
     return files->count;
+}
+
+bool un_memory_files_are_open(pid_t pid, const struct un_memory_files *files)
+{
+    char path[64];
+    struct stat ours, theirs;
+    for (size_t i = 0; i < files->count; i++) {
+        snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)pid, files->number[i]);
+        if (fstat(files->fd[i], &ours) || stat(path, &theirs) || ours.st_dev != theirs.st_dev ||
+            ours.st_ino != theirs.st_ino)
+            return false;
+    }
+    return files->count;
+}
+
+void un_memory_files_close(struct un_memory_files *files)
+{
+    while (files->count)
+        close(files->fd[--files->count]);
 }
 
 /* Counts each memfd once, even if several descriptors refer to it. */
@@ -213,11 +234,11 @@ int un_sandbox_usage(int parent, struct un_sandbox_usage *usage)
     bool failed;
     struct usage_walk walk = {.level = 0};
     un_any_child(parent, add_usage, &walk, &failed);
+    bool is_found = walk.files.count;
     walk.usage.memory += un_memory_files_size(&walk.files);
-    for (size_t i = 0; i < walk.files.count; i++)
-        close(walk.files.fd[i]);
+    un_memory_files_close(&walk.files);
     *usage = walk.usage;
-    if (walk.files.count)
+    if (is_found)
         return 0;
     errno = failed || !walk.usage.time ? ESRCH : EACCES;
     return -1;

@@ -287,6 +287,16 @@ def test_start_may_replace_limits_of_the_host(host: un.SandboxHost) -> None:
         assert box.run(FORK_BOMBS["python"]).reason == "pids-limit"
 
 
+def test_memory_limit_applies_after_every_restore(host: un.SandboxHost) -> None:
+    # gVisor's kernel replaces its memfd during a restore. Restore often, because the watcher opens
+    # the memfd sometimes before, and sometimes after that.
+    with host.template() as template:
+        for _ in range(12):
+            with template.start() as box:
+                ended = box.run(["python3", "-c", MEMORY_HOGS["heap"]], timeout=20)
+                assert ended.reason == "memory-limit"
+
+
 @pytest.mark.parametrize("attached", [False, True])
 @pytest.mark.sampled(1)
 def test_limits_apply_to_detached_sandboxes(attached: bool, host: un.SandboxHost) -> None:

@@ -15,6 +15,9 @@
  * needed while the kernel assigns no new pid. If other programs on the host start processes, too,
  * the watcher looks at the CPU time of the sentry instead: a sentry that has hardly run has started
  * hardly any processes.
+ *
+ * When the sentry restores a checkpoint, it replaces its memfd. So each measurement checks that the
+ * sentry still has the known memfds, and each walk searches for memfds again.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -324,11 +327,18 @@ static bool postpone_walk(struct limit_watch *watch, int64_t now)
     return true;
 }
 
+static void reopen_memory_files(struct limit_watch *watch)
+{
+    un_memory_files_close(&watch->files);
+    un_memory_files_open(watch->sentry, &watch->files);
+}
+
 static void walk_processes(struct limit_watch *watch, pid_t parent)
 {
     bool ignored;
     struct walk walk = {.watch = watch};
     int64_t own = un_processor_time(0);
+    reopen_memory_files(watch);
     watch->last_walk = un_now_ms();
     watch->last_pid = un_last_pid(watch->pids);
     watch->walk_time = un_processor_time(watch->sentry);
@@ -417,9 +427,13 @@ bool limit_watch_check(struct limit_watch *watch, pid_t parent, struct un_end *e
         walk_processes(watch, parent);
     else
         read_busy_processes(watch);
+    if (!un_memory_files_are_open(watch->sentry, &watch->files))
+        reopen_memory_files(watch);
     watch->memory = un_memory_files_size(&watch->files) + watch->others;
     watch->peak = watch->memory > watch->peak ? watch->memory : watch->peak;
-    int64_t wait = memory_time_left(watch);
+    /* During a restore, the sentry may have closed its old memfd, but not yet created the new
+     * one. */
+    int64_t wait = watch->files.count ? memory_time_left(watch) : CHECK_MS_MIN;
     watch->next_check = now + clamp(wait, CHECK_MS_MIN, CHECK_MS_MAX);
     if (watch->next_walk < watch->next_check)
         watch->next_check = watch->next_walk;

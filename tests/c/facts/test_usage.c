@@ -114,6 +114,29 @@ static void a_memory_file_counts_once(void)
     CHECK(un_memory_files_open(getpid(), &files));
     CHECK_INT((long long)files.count, 2);
     CHECK_INT((long long)un_memory_files_size(&files), 1 << 20);
+    un_memory_files_close(&files);
+    CHECK_INT((long long)files.count, 0);
+    close(file);
+    close(copy);
+}
+
+static void a_replaced_memory_file_is_noticed(void)
+{
+    struct un_memory_files files;
+    int file = memfd_create("runsc-memory", MFD_CLOEXEC);
+    CHECK(file >= 0 && un_memory_files_open(getpid(), &files));
+    CHECK(un_memory_files_are_open(getpid(), &files));
+    int other = memfd_create("runsc-memory", MFD_CLOEXEC);
+    CHECK(other >= 0 && dup2(other, file) == file);
+    CHECK(!un_memory_files_are_open(getpid(), &files));
+    close(file);
+    CHECK(!un_memory_files_are_open(getpid(), &files));
+    un_memory_files_close(&files);
+    CHECK(!un_memory_files_are_open(getpid(), &files));
+    CHECK(un_memory_files_open(getpid(), &files));
+    CHECK(un_memory_files_are_open(getpid(), &files));
+    un_memory_files_close(&files);
+    close(other);
 }
 
 int main(void)
@@ -123,5 +146,6 @@ int main(void)
     a_reaped_process_uses_nothing();
     check_in_child(many_groups_hide_no_memory);
     a_memory_file_counts_once();
+    a_replaced_memory_file_is_noticed();
     return 0;
 }
