@@ -85,6 +85,23 @@ def test_template_run_may_use_files_as_streams(
     assert (tmp_path / "out").read_text() == "line\nerr\n"
 
 
+@pytest.mark.parametrize(
+    ("option", "work", "status", "cause"),
+    [
+        ("--timeout=1s", "sleep 60", 124, "timeout"),
+        ("--memory=100M", "while :; do line=$line$line; done", 137, "memory-limit"),
+    ],
+)
+def test_template_run_has_the_exit_status_of_a_limit(
+    template: Any, option: str, work: str, status: int, cause: str
+) -> None:
+    create(template, "one", script=f"echo READY; read line; {work}")
+    done = template("run", option, "one", input="line\n")
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr.startswith("usernsctl: sandbox: the sandbox was ended: it ")
+    assert f"[{cause}]\n" in done.stderr
+
+
 def test_template_create_reports_a_command_that_is_late(template: Any, data: Path) -> None:
     create = ("create", "one", "--timeout", "1.5s", "--ready", "READY", "--", "sleep", "60")
     done = template(*create)

@@ -310,9 +310,25 @@ class Parser(argparse.ArgumentParser):
                 continue
             operands.append(word)
             if self._options_first:
+                self._check_order(rest)
                 break
         operands += reversed(rest)
         return [*options, "--", *operands] if operands else options
+
+    def _check_order(self, rest: Sequence[str]) -> None:
+        """Check that an option does not follow an operand that must come after all options.
+
+        The arguments of a command are not checked: they may have the names of options.
+
+        :param rest: the arguments after the first operand, in reverse order.
+        :raises Answer: an option follows the first operand.
+        """
+        first = self.operands[0] if self.operands else None
+        if first is None or first.nargs == argparse.REMAINDER or not rest:
+            return
+        flag = rest[-1].partition("=")[0]
+        if flag in self.flags:
+            self.error(f"the option {flag} must come before {first.metavar}")
 
     def _split_option(self, word: str, rest: list[str]) -> Iterator[str]:
         """Yield the options in `word`, each with its value; take a missing value from `rest`."""

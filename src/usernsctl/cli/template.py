@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -12,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 from usernsctl._lean import asdict, fields
 from usernsctl._lean import replace as replace_fields
 from usernsctl._text import quoted
-from usernsctl.cli import call_for_each, run, terminal
+from usernsctl.cli import call_for_each, print_error, print_or_drop, run, terminal
 from usernsctl.cli.parser import Parser, UsageError
 from usernsctl.cli.waiting import exit_status
 from usernsctl.commands.popen import TimeoutExpired
-from usernsctl.errors import UsernsError
+from usernsctl.errors import LimitError, UsernsError
 from usernsctl.gvisor.checks import NamedUser
 from usernsctl.gvisor.launch.limits import parse_duration
 from usernsctl.gvisor.launch.options import PROCESS, read_settings
 from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.launch.view import COMMAND_LINE
+from usernsctl.gvisor.runsc.command import TIME_IS_OVER
 from usernsctl.gvisor.sandbox.sandbox import Sandbox
 from usernsctl.gvisor.template.image import not_ready
 from usernsctl.gvisor.template.record import shown_args
@@ -253,8 +255,8 @@ def run_(
     If the template was created with --python, the ARGs are those that would follow python3 on a
     command line, and --env and --wd apply to the Python program.
 
-    The exit status is that of the command, or 128+N if signal N killed it. 125: the command was not
-    restored.
+    The exit status is that of the command, or 128+N if signal N killed it. 124: --timeout ended the
+    sandbox. 137: another limit ended the sandbox. 125: the command was not restored.
     """
     from usernsctl.gvisor.host import SandboxHost
     from usernsctl.gvisor.template import store
@@ -312,7 +314,11 @@ def _creation(name: str, record: TemplateRecord) -> str:
 
 def _wait(start: Callable[[], Sandbox]) -> int:
     with contextlib.ExitStack() as boxes:
-        return exit_status(lambda: boxes.enter_context(start()))
+        try:
+            return exit_status(lambda: boxes.enter_context(start()))
+        except LimitError as error:
+            print_or_drop(print_error, error)
+            return TIME_IS_OVER if error.cause == "timeout" else 128 + signal.SIGKILL
 
 
 def remove(names: Sequence[str]) -> int:

@@ -122,6 +122,9 @@ def test_unknown_option_is_named(
             ["run", *("--publish=8080:80",) * 65, "true"],
             "65 published ports are more than 64",
         ),
+        (["template", "run", "one", "--wd=/x"], "the option --wd must come before NAME"),
+        (["template", "run", "one", "-h"], "the option -h must come before NAME"),
+        (["ns", "exec", "one", "--help"], "the option --help must come before NAME"),
     ],
 )
 def test_error_line_names_the_wrong_argument(
