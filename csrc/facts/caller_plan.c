@@ -49,7 +49,7 @@ int un_plan_for_caller(const struct un_request *request, const struct un_sources
     if (un_facts_read(facts, err))
         return -1;
     bool needs_ranges = un_plan_needs_ranges(request, facts);
-    if ((needs_ranges && un_filter_forbids(&un_ranges_calls, err)) ||
+    if ((needs_ranges && un_filter_check(&un_ranges_calls, err)) ||
         (un_plan_needs_parents(request, facts) && un_facts_read_parents(facts, err)))
         return -1;
     if (needs_ranges && un_facts_read_ranges(facts, sources, err))

@@ -862,9 +862,9 @@ int un_open_missing_stdio(struct un_error *err);
 /* Parses a launch and stores it in *launch. `bytes` must stay valid until the launch is closed. */
 int un_launch_parse(const void *bytes, size_t size, struct un_launch **launch,
                     struct un_error *err);
-/* Fails if a seccomp filter forbids a system call that is needed to start a sandbox. Must be called
- * before the first of these system calls: a process that the filter kills can't report the
- * cause. */
+/* Fails if a seccomp filter forbids a system call that is needed to start a sandbox, or if there is
+ * a filter, but no child can be created to try these calls (process-limit). Must be called before
+ * the first of these system calls: a process that the filter kills can't report the cause. */
 int un_filter_check_launch(struct un_error *err);
 /* Fails if a seccomp filter forbids a system call that `usernsctl doctor` makes itself
  * (un_filter_forbids()). Also fails, with the cause process-limit, if no child can be created to

@@ -329,18 +329,27 @@ static int try_calls(const struct un_probe_calls *calls, struct un_error *err)
 
 static const struct un_probe_calls of_doctor = LIST(doctor_calls);
 
+int un_filter_check(const struct un_probe_calls *calls, struct un_error *err)
+{
+    int result = try_calls(calls, err);
+    /* Fail if the calls can't be tried, because a filter could kill this process before it reports
+     * that no child can be created. */
+    if (result < 0 && errno == EAGAIN) {
+        un_fail_errno(err, UN_STEP_CLONE, "");
+        err->cause = "process-limit";
+        return -1;
+    }
+    return result > 0 ? -1 : 0;
+}
+
 int un_filter_check_launch(struct un_error *err)
 {
-    return un_filter_forbids(&un_launch_calls, err) ? -1 : 0;
+    return un_filter_check(&un_launch_calls, err);
 }
 
 int un_filter_check_doctor(struct un_error *err)
 {
-    int result = try_calls(&of_doctor, err);
-    /* Fail if the calls can't be tried, because a filter could kill doctor before it reports. */
-    if (result < 0 && errno == EAGAIN)
-        return un_fail(err, UN_STEP_CLONE, EAGAIN, "process-limit", "clone");
-    return result > 0 ? -1 : 0;
+    return un_filter_check(&of_doctor, err);
 }
 
 bool un_filter_forbids(const struct un_probe_calls *calls, struct un_error *err)

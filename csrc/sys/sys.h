@@ -269,6 +269,9 @@ extern const struct un_probe_calls un_launch_calls, un_ranges_calls, un_helper_c
  * A child tries the calls. Because this takes time, no call is tried if this process has no filter.
  */
 bool un_filter_forbids(const struct un_probe_calls *calls, struct un_error *err);
+/* Fails if a seccomp filter forbids one of `calls`, or if there is a filter, but no child can be
+ * created to try the calls (process-limit). For callers that need a child anyway. */
+int un_filter_check(const struct un_probe_calls *calls, struct un_error *err);
 
 /* ---- setup.c: the parent-death signal -------------------------------------------------------- */
 

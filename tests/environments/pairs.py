@@ -100,6 +100,7 @@ REMEMBERED = (
     "runsc-wrapped+vfork-killed",
     "helpers-setuid-and-capable+hidepid-noaccess",
     "nproc-1+pipe2-killed",
+    "nproc-1+statfs-killed",
 )
 
 

@@ -67,7 +67,7 @@ def check_filter(*, of_doctor: bool = False) -> None:
         start a sandbox. For doctor's calls, only a filter that kills the caller is an error, not a
         filter that returns an errno.
     :raises NamespaceError: a filter denies one of the system calls, or kills processes that make
-        it; or, with `of_doctor`, no child can be created to try the calls.
+        it; or there is a filter, but no child can be created to try the calls.
     """
     err = ffi.new("struct un_error *")
     check_calls = lib.un_filter_check_doctor if of_doctor else lib.un_filter_check_launch
