@@ -177,6 +177,8 @@ static int hold_namespaces(struct un_task *task, struct un_error *err)
     if (!un_send_message(task->fd[UN_TASK_SOCKET], &holding, fds, (size_t)count))
         return un_fail_errno(err, UN_STEP_WAIT, "");
     un_close_each(fds, (size_t)count);
+    /* Standard input, output and error are duplicates of the socket (ns/start_child.c). */
+    un_close_each((const int[]){0, 1, 2}, 3);
     close_fd(&task->fd[UN_TASK_SOCKET]);
     /* Ignore a failure: the caller then fails to open the map files, and reports that error. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);

@@ -116,6 +116,20 @@ static int copy_fds(const struct child *child, int fd[UN_TASK_FDS])
     return 0;
 }
 
+/* Duplicates the socket for messages to standard input, output and error. The child program needs
+ * none of them, but must not start without them: in a process whose real and effective ids differ,
+ * musl opens /dev/null for closed ones, and crashes if it can't (__init_libc()). */
+static int fill_stdio(int socket)
+{
+    for (int fd = 0; fd < 3; fd++) {
+        close(fd);
+        /* fcntl(2) returns the lowest free number, which is `fd`. */
+        if (fcntl(socket, F_DUPFD, 0) != fd)
+            return -1;
+    }
+    return 0;
+}
+
 /* Runs in the child, and executes the child program. Returns only on failure. */
 static int execute_program(void *arg)
 {
@@ -127,7 +141,7 @@ static int execute_program(void *arg)
      * descriptors that are created below. */
     if (start->is_empty)
         un_close_all_fds_at_exec();
-    if (copy_fds(child, fd))
+    if (copy_fds(child, fd) || (start->is_empty && fill_stdio(fd[UN_TASK_SOCKET])))
         return un_fail_errno(child->err, UN_STEP_CLONE, UN_CHILD_DESCRIPTOR);
     if (!start->is_empty && start->prepare(start->arg, child->err))
         return -1;

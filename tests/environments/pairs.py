@@ -101,6 +101,7 @@ REMEMBERED = (
     "helpers-setuid-and-capable+hidepid-noaccess",
     "nproc-1+pipe2-killed",
     "nproc-1+statfs-killed",
+    "dev-nodev+egid-differs",
 )
 
 
