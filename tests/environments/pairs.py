@@ -102,6 +102,7 @@ REMEMBERED = (
     "nproc-1+pipe2-killed",
     "nproc-1+statfs-killed",
     "dev-nodev+egid-differs",
+    "no-membarrier+runsc-0711",
 )
 
 

@@ -88,6 +88,11 @@ def test_version_is_asked_once_and_cached(
     assert cache.stat().st_mode & 0o077 == 0
 
 
+def test_warnings_may_come_before_the_version(cache: Path, program: FakeRunscFactory) -> None:
+    runsc = program("echo W1202 membarrier.go:32 >&2; echo runsc version release-20260817.0")
+    assert release_of(str(runsc)).label == "release-20260817.0"
+
+
 def test_lookup_without_remember_writes_no_cache(cache: Path, program: FakeRunscFactory) -> None:
     runsc = program("echo runsc version release-20260817.0")
     assert release_of(str(runsc), remember=False).label == "release-20260817.0"

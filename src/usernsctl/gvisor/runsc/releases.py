@@ -39,8 +39,9 @@ _NO_RESOURCE = {errno.EMFILE: "descriptor-limit", errno.EAGAIN: "process-limit"}
 
 # A pattern for the day in release-20260817.0, and in Debian's 0.0~20240729.0.
 _DAY = r"\b(20\d{6})\.\d+"
-# A pattern for the first line that ``runsc --version`` prints.
-_FIRST_LINE = r"runsc version (\S{1,100})"
+# A pattern for the line with the release in the output of ``runsc --version``. Warnings may come
+# before that line: if membarrier(2) fails, gVisor's runsc logs that to standard error.
+_VERSION_LINE = r"(?m)^runsc version (\S{1,100})"
 
 _CACHE = "runsc-releases.json"
 _CACHE_BYTES = 1 << 16
@@ -171,7 +172,7 @@ def _query_label(path: str, seconds: float) -> str:
     import signal
 
     output, status = _run_version(path, seconds)
-    found = re.match(_FIRST_LINE, output.decode(errors="replace"))
+    found = re.search(_VERSION_LINE, output.decode(errors="replace"))
     if status == 0 and found is not None:
         return found[1]
     from usernsctl.explain.logs import only_cause
