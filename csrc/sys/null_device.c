@@ -15,10 +15,13 @@ static bool is_null(int fd)
 
 int un_fill_stdio(void)
 {
-    for (int fd = 0; fd < 3; fd++)
+    for (int fd = 0; fd < 3; fd++) {
+        /* Open standard input for reading only: Landlock may deny writing to /dev/null. */
+        int mode = fd ? O_RDWR : O_RDONLY;
         /* open(2) returns the lowest free number, which is `fd`. */
-        if (fcntl(fd, F_GETFD) < 0 && (un_open_null(O_RDWR) != fd || fcntl(fd, F_SETFD, 0)))
+        if (fcntl(fd, F_GETFD) < 0 && (un_open_null(mode) != fd || fcntl(fd, F_SETFD, 0)))
             return -1;
+    }
     return 0;
 }
 

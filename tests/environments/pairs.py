@@ -103,6 +103,7 @@ REMEMBERED = (
     "nproc-1+statfs-killed",
     "dev-nodev+egid-differs",
     "no-membarrier+runsc-0711",
+    "landlock-allows-proc+stdin-closed",
 )
 
 
