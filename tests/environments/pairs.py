@@ -32,7 +32,10 @@ TRIED = ("run", "auto", "exec", "doctor", "range")
 LAST = "callers and containers"
 #: Environments in which root can't replace files, and which are therefore applied after the other
 #: environment of a pair.
-LATE = ("etc-closed", "etc-0750", "read-only", "no-mount-point")
+LATE = (
+    *("mounts-shared", "etc-closed", "etc-0750", "read-only", "no-mount-point"),
+    *("kubernetes-restricted", "kubernetes-unconfined"),
+)
 #: Environments in which root can no longer create a container or other namespaces.
 CLOSED = (
     *("no-proc", "no-proc-sys", "proc-subset", "proc-read-only", "proc-of-outer-pids"),
@@ -48,6 +51,13 @@ EXCLUSIVE = (
     "runsc",
     LAST,
 )
+#: Prefixes of the names of environments that hide files, by prefixes of the names of the
+#: environments that need these files.
+HIDDEN_FROM = {
+    "time-namespace": ("no-proc", "proc-", "hidepid-"),
+    "sysctl-": ("no-proc", "proc-", "hidepid-"),
+    "cgroup-": ("no-sys",),
+}
 #: Causes that doctor may guess for a failed sandbox, by prefixes of the names of environments with
 #: a limit. With another misconfiguration, a sandbox may exceed a limit that otherwise suffices, and
 #: doctor can't detect that.
@@ -103,6 +113,8 @@ REMEMBERED = (
     "nproc-1+statfs-killed",
     "dev-nodev+egid-differs",
     "no-membarrier+runsc-0711",
+    "runsc-missing+no-mount-point",
+    "cap-last-cap-empty+powerless-root",
     "landlock-allows-proc+stdin-closed",
 )
 
@@ -133,11 +145,17 @@ def contradiction(first: Environment, second: Environment) -> str | None:
     helpers = "newuidmap and newgidmap" in (first.kind, second.kind)
     if helpers and "securebits-noroot" in (first.name, second.name):
         return "the same object"
+    for needing, hiding in HIDDEN_FROM.items():
+        for one, other in ((first, second), (second, first)):
+            if one.name.startswith(needing) and other.name.startswith(hiding):
+                return "the same object"
     late = first.name in LATE and second.name in LATE
     # Reject two environments with the same limit: the second could raise the limit that the first
-    # has set.
-    limits = {one.name.partition("-")[0] + "-" for one in (first, second)}
-    limited = len(limits) == 1 and limits <= GUESSES_OF_LIMITS.keys()
+    # has set. Likewise reject two that mount another /dev.
+    prefixes = {one.name.partition("-")[0] + "-" for one in (first, second)}
+    if prefixes == {"many-", "nofile-"}:
+        return "doctor can't start"
+    limited = len(prefixes) == 1 and prefixes <= {*GUESSES_OF_LIMITS, "dev-"}
     if late or limited or (first.kind == second.kind and first.kind in EXCLUSIVE):
         return "the same object"
     # draw() sorts each pair, so only the second environment can be of the kind LAST.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import ways as w
-from broken import NOBODY, landlock, nest
+from broken import NOBODY, few_ids, landlock, nest
 from calls import CLONE_NEWUSER, MS_NOSUID, MS_RDONLY
 
 #: Commands to run: `usernsctl run`, `usernsctl run --map-auto`, doctor for a run, and doctor for a
@@ -172,6 +172,31 @@ add("nofile-256", late=[w.limit("NOFILE", 256, 256)], both="descriptor-limit", r
 # A low soft limit is harmless, because runsc raises it to the hard limit, as every Go program does.
 add("nofile-64-soft", late=[w.limit("NOFILE", 64)])
 add("as-64g", late=[w.limit("AS", 512 << 30)])
+
+# The mounts that container engines and units of systemd set up, and the other attributes that
+# programs inherit on hosts.
+add("engine-masks", root=[w.engine_masks])
+add("proc-sys-read-only", root=[w.remounted("/proc/sys", MS_RDONLY)])
+add("cgroup-read-only", root=[w.remounted("/sys/fs/cgroup", MS_RDONLY)])
+add("cgroup-hidden", root=[w.empty("/sys/fs/cgroup")])
+add("mounts-shared", root=[w.shared])
+add("tmp-closed", root=[w.covered_mode("/tmp", 0o700), w.covered_mode("/var/tmp", 0o700)])
+add("time-namespace", root=[w.time_namespace])
+add("no-network", root=[w.no_network])
+add("no-hostname", root=[w.no_hostname])
+add("no-getent", root=[w.programs_missing("getent", "getsubids")])
+add("path-odd", root=[w.path_first("/nonexistent", "/mnt/c/Program Files", "", ".", "/root")])
+add("ld-preload-missing", late=[w.variables(LD_PRELOAD=w.NO_FILE)])
+add("go-variables", late=[w.variables(GODEBUG="inittrace=1", GOMAXPROCS="1", GOTRACEBACK="crash")])
+add("one-processor", late=[w.one_processor])
+add("most-open-files", late=[w.most_open_files])
+# PER_LINUX32 makes uname(2) return i686; UNAME26 makes it return a release 2.6 (personality(2)).
+add("linux32", late=[w.personality(0x8)])
+add("uname26", late=[w.personality(0x20000)])
+# SECBIT_NO_CAP_AMBIENT_RAISE and its lock.
+add("securebits-no-ambient", early=[w.securebits(0xC0)])
+add("landlock-network", early=[w.landlock_apart_from_files(3, 0)])
+add("landlock-scopes", early=[w.landlock_apart_from_files(0, 3)])
 
 # ---- harmless seccomp filters ------------------------------------------------------------------
 
@@ -378,6 +403,74 @@ for one in ("open_tree", "move_mount", "mount_setattr"):
         range_=None,
     )
 
+add("mount-acces", early=[w.denied("mount", number=errno.EACCES)], both="mount-denied")
+# systemd's SystemCallFilter=@system-service, as far as it concerns usernsctl and gVisor.
+UNPRIVILEGED = ("mount", "umount2", "pivot_root", "chroot", "open_tree", "move_mount",
+                "mount_setattr", "ptrace", "process_vm_writev", "bpf")  # fmt: skip
+add(
+    "system-service",
+    early=[w.denied(*UNPRIVILEGED)],
+    both=("mount-denied", "ptrace-denied"),
+)
+add(
+    "system-service-killed",
+    early=[w.killed(*UNPRIVILEGED)],
+    both="mount-denied",
+)
+# systemd's RestrictAddressFamilies=AF_UNIX.
+AF_INET, AF_INET6, AF_NETLINK = 2, 10, 16
+add(
+    "only-unix-sockets",
+    early=[
+        w.denied_value("socket", family, errno.EAFNOSUPPORT)
+        for family in (AF_INET, AF_INET6, AF_NETLINK)
+    ],
+)
+# The system calls that Linux 4.4 lacks.
+add(
+    "linux-4.4",
+    early=[
+        w.denied(
+            *("clone3", "pidfd_open", "pidfd_send_signal", "openat2", "close_range"),
+            *("open_tree", "move_mount", "mount_setattr"),
+            number=errno.ENOSYS,
+        )
+    ],
+    both=("seccomp-denies-call", "mount-by-descriptor-missing"),
+    range_="seccomp-denies-call",
+)
+# A pod with the Pod Security Standard "restricted", and one with the seccomp profile Unconfined.
+POD_SECURITY = [w.engine_masks, "read-only"]
+add(
+    "kubernetes-restricted",
+    root=POD_SECURITY,
+    early=["powerless-root", "seccomp-engine"],
+    late=["no-new-privs"],
+    both="seccomp-denies-userns",
+    range_=("seccomp-denies-userns", "no-new-privs"),
+)
+add(
+    "kubernetes-unconfined",
+    root=POD_SECURITY,
+    early=["powerless-root"],
+    late=["no-new-privs"],
+    auto="no-new-privs",
+)
+add(
+    "sysctl-userns-clone",
+    root=[w.sysctl("unprivileged_userns_clone", "0\n")],
+    early=[
+        w.filtered(("unshare", CLONE_NEWUSER, errno.EPERM), ("clone", CLONE_NEWUSER, errno.EPERM))
+    ],
+    both="unprivileged-userns-clone-off",
+)
+add(
+    "sysctl-yama",
+    root=[w.sysctl("yama/ptrace_scope", "3\n")],
+    early=["seccomp-ptrace"],
+    both=("ptrace-denied", "yama-ptrace-scope"),
+)
+
 # ---- resource limits ---------------------------------------------------------------------------
 
 KINDS.append("limits")
@@ -515,6 +608,12 @@ add("subgid-unreadable", root=[w.mode("/etc/subgid", 0)], auto="subid-file-unrea
 add("subuid-fifo", root=[w.fifo("/etc/subuid")], auto="subid-not-a-file")
 add("subgid-fifo", root=[w.fifo("/etc/subgid")], auto="subid-not-a-file")
 add("subuid-device", root=[w.device("/etc/subuid", "/dev/zero")], auto="subid-not-a-file")
+add("subid-missing", root=[w.etc_without("subuid", "subgid")], auto="no-subordinate-range")
+add("subuid-directory", root=[w.subuid_directory], auto="subid-not-a-file")
+for name in ("nsswitch.conf", "login.defs"):
+    add(f"{name}-missing", root=[w.etc_without(name)], tried=RANGE)
+for name, user in {"domain": "a user@example.org", "backslash": "EXAMPLE\\user"}.items():
+    add(f"user-with-{name}", root=[w.named(user)], tried=RANGE)
 add("ranges-of-service", root=["ranges-of-service"], auto="nss-subid")
 add("gid-entry", root=["gid-entry"], gid=1234, auto=("subgid-by-gid", "no-subordinate-range"))
 add("nameless", root=["nameless"], auto="no-passwd-entry")
@@ -542,7 +641,7 @@ add(
     auto="no-passwd-entry",
 )
 add("other-group", root=["other-group"], auto="gid-differs-from-passwd")
-add("slow-nss", root=[w.slow_nss], auto=("no-passwd-entry", "no-answer-in-time"), within=4)
+add("slow-nss", root=[w.slow_nss], auto=("no-passwd-entry", "no-answer-in-time"), within=8)
 
 # ---- newuidmap and newgidmap -------------------------------------------------------------------
 
@@ -588,6 +687,7 @@ for name, text in {"empty": "", "text": "hello\n"}.items():
 add_range(
     "helpers-wrong-capability", root=[w.helper_wrong_capability], auto="helper-wrong-capability"
 )
+add_range("helpers-elsewhere", root=[w.helpers_elsewhere])
 WRAPPER = '#!/bin/sh\nexec /usr/bin/$(basename "$0") "$@"\n'
 add_range("helpers-wrapped", root=[w.programs("newuidmap", "newgidmap", text=WRAPPER)])
 add_range(
@@ -611,7 +711,7 @@ add_range(
     "helpers-hang",
     root=[w.programs("newuidmap", "newgidmap", text="#!/bin/sh\nexec sleep 100\n", bits=0o4755)],
     auto=("helper-hung", "no-answer-in-time"),
-    within=4,
+    within=8,
 )
 add_range(
     "helpers-no-interpreter",
@@ -620,7 +720,7 @@ add_range(
 )
 add_range("no-new-privs", late=["no-new-privs"], auto="no-new-privs")
 add_range("bounded", root=["bounded"], auto="bounding-set")
-add_range("bounding-set-empty", early=[w.bounding_set_empty], auto="bounding-set")
+add_range("bounding-set-empty", early=["powerless-root"], auto="bounding-set")
 add_range("bounded-setgid", early=[w.unbounded(w.CAP_SETGID)], auto="bounding-set")
 add_range(
     "bounded-admin",
@@ -674,6 +774,13 @@ add(
     run="max-user-namespaces",
     auto=("max-user-namespaces", "no-subordinate-range"),
 )
+# systemd's PrivateUsers=yes.
+add(
+    "private-users",
+    root=[partial(few_ids, f"0 0 1\n{NOBODY} {NOBODY} 1")],
+    auto="range-outside-parent",
+)
+add_counted("uid-huge", 3_000_000_000)
 add("unshare-Ur", late=[nest], auto="no-subordinate-range")
 add("container", root=[w.ranges(w.RANGE_INSIDE), w.container()])
 add("container-range-outside", root=[w.own_etc, "few-ids"], auto="range-outside-parent")
@@ -724,8 +831,7 @@ add("runsc-0644", root=[w.runsc_copy(0o644)], both="runsc-not-executable")
 add("runsc-0711", root=[w.runsc_copy(0o711)], both="not-dumpable", range_=None)
 add(
     "runsc-named-0644",
-    root=[w.runsc_copy(0o644)],
-    late=[w.variables(USERNSCTL_RUNSC="/mnt/runsc")],
+    root=[w.runsc_copy(0o644), w.variables(USERNSCTL_RUNSC="/mnt/runsc")],
     both="runsc-not-executable",
 )
 add("runsc-closed", root=[w.runsc_closed], both="runsc-not-executable")
@@ -796,6 +902,6 @@ HEALED = (
     *("runsc-other-go-program", "runsc-other-machine", "runsc-prints-version-only"),
     *("runsc-exits-1", "runsc-exits-3-with-words", "runsc-crashes", "runsc-killed"),
     *("runsc-killed-by-filter", "subuid-fifo", "subgid-fifo", "bounded-admin"),
-    *("container-range-outside", "container-without-range"),
+    *("container-range-outside", "container-without-range", "subuid-directory"),
     *("dev-null-0600", "helpers-wrong-capability"),
 )

@@ -29,7 +29,10 @@ from calls import (
     CALLS,
     CLONE_NEWPID,
     KILLED,
+    LANDLOCK_CREATE,
+    LANDLOCK_RESTRICT,
     MS_BIND,
+    MS_RDONLY,
     MS_REC,
     MS_REMOUNT,
     PR_CAPBSET_DROP,
@@ -42,7 +45,8 @@ from calls import (
     unshare,
 )
 
-MS_NODEV, MS_NOEXEC = 4, 8
+CLONE_NEWTIME, CLONE_NEWUTS, CLONE_NEWNET = 0x80, 0x4000000, 0x40000000
+MS_NODEV, MS_NOEXEC, MS_SHARED = 4, 8, 1 << 20
 MNT_DETACH = 2
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_SET_MDWE, PR_SET_KEEPCAPS = 47, 2, 65, 8
 PR_SET_SECUREBITS = 28
@@ -120,6 +124,33 @@ def own_etc() -> None:
         with contextlib.suppress(FileNotFoundError):
             copy_entry(entry, own / entry.name)
     mount(str(own), "/etc", None, MS_BIND)
+
+
+def etc_without(*names: str) -> Way:
+    """Return a misconfiguration that removes the files `names` from /etc."""
+
+    def remove() -> None:
+        own_etc()
+        for name in names:
+            Path("/etc", name).unlink()
+
+    return remove
+
+
+def subuid_directory() -> None:
+    etc_without("subuid")()
+    Path("/etc/subuid").mkdir()
+
+
+def named(name: str) -> Way:
+    """Return a misconfiguration that renames the user, and grants ranges to that name."""
+
+    def rename() -> None:
+        entries = f"root:x:0:0:root:/root:/bin/sh\n{name}:x:{NOBODY}:{NOBODY}::/:/bin/sh\n"
+        cover("/etc/passwd", entries)
+        ranges(f"{name}:100000:65536\n")()
+
+    return rename
 
 
 def copy_entry(entry: Path, copy: Path) -> None:
@@ -202,6 +233,41 @@ def proc(options: str) -> Way:
     return make
 
 
+def engine_masks() -> None:
+    """Mask and write-protect parts of /proc and /sys, as container engines do."""
+    for path in ("/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list"):
+        if os.path.exists(path):
+            mount("/dev/null", path, None, MS_BIND)
+    for path in ("/proc/acpi", "/proc/scsi", "/sys/firmware"):
+        if os.path.exists(path):
+            mount("none", path, "tmpfs", MS_RDONLY)
+    for path in ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"):
+        if os.path.exists(path):
+            remounted(path, MS_RDONLY)()
+
+
+def sysctl(name: str, text: str) -> Way:
+    """Return a misconfiguration that mounts a copy of /proc/sys/kernel with the file `name`."""
+
+    def make() -> None:
+        own = SCRATCH / "kernel"
+        own.mkdir()
+        for entry in Path("/proc/sys/kernel").iterdir():
+            # Root may not read all files, such as those that can only be written.
+            with contextlib.suppress(OSError):
+                (own / entry.name).write_bytes(entry.read_bytes())
+        (own / name).parent.mkdir(exist_ok=True)
+        (own / name).write_text(text)
+        mount(str(own), "/proc/sys/kernel", None, MS_BIND)
+
+    return make
+
+
+def shared() -> None:
+    """Make all mounts shared, as systemd does."""
+    mount("none", "/", None, MS_REC | MS_SHARED)
+
+
 def proc_of_outer_pids() -> None:
     """Unmount the trial's /proc, which is mounted over the /proc of the outer PID namespace."""
     check(libc.umount2(b"/proc", MNT_DETACH), "umount")
@@ -231,6 +297,8 @@ def chroot_into_mount_point() -> None:
 
 # Directories on which `usernsctl run` can mount its private tmpfs.
 MOUNT_POINTS = ("mnt", "media", "srv", "tmp", "run", "var/tmp", "home", "boot")
+# Directory in which no_mount_point() keeps SCRATCH.
+KEPT = Path("/scratch")
 
 
 def no_mount_point() -> None:
@@ -251,6 +319,12 @@ def no_mount_point() -> None:
             mount(str(entry), str(own), None, MS_BIND | MS_REC)
     for directory in (root, root / "var"):
         directory.chmod(0o755)
+    # The programs of other misconfigurations are in SCRATCH, which the new root lacks. Keep them at
+    # another path.
+    (root / KEPT.name).mkdir()
+    mount(str(SCRATCH), str(root / KEPT.name), None, MS_BIND)
+    for name, value in os.environ.items():
+        os.environ[name] = value.replace(f"{SCRATCH}/", f"{KEPT}/")
     os.chdir(root)
     check(libc.syscall(CALLS["pivot_root"], b".", b"."), "pivot_root")
     check(libc.umount2(b".", MNT_DETACH), "umount")
@@ -301,6 +375,34 @@ def directories_first(*names: str) -> Way:
         use_path(directory)
 
     return make
+
+
+def path_first(*directories: str) -> Way:
+    return lambda: use_path(Path(":".join(directories)))
+
+
+def programs_missing(*names: str) -> Way:
+    """Return a misconfiguration that sets PATH to a directory with all programs except `names`."""
+
+    def make() -> None:
+        directory = SCRATCH / "fewer"
+        directory.mkdir()
+        for program in (*Path("/usr/bin").iterdir(), *Path("/usr/sbin").iterdir()):
+            own = directory / program.name
+            if program.name not in names and not own.is_symlink():
+                own.symlink_to(program)
+        os.environ["PATH"] = str(directory)
+
+    return make
+
+
+def helpers_elsewhere() -> None:
+    """Move newuidmap and newgidmap to another directory of PATH, with the mode that NixOS sets."""
+    directory = copy_helpers()
+    for name in HELPERS:
+        (directory / name).chmod(0o4511)
+        covered_mode(f"/usr/bin/{name}", 0o644)()
+    use_path(directory)
 
 
 def helpers(bits: int, owner: int = 0) -> Way:
@@ -481,17 +583,47 @@ def denied_value(call: str, value: int, number: int = errno.EPERM) -> Way:
     return partial(refuse_value, call, value, number)
 
 
+def landlock_apart_from_files(network: int, scopes: int) -> Way:
+    """Return a misconfiguration that restricts by Landlock, but denies no access to files.
+
+    :param network: bits of LANDLOCK_ACCESS_NET_*.
+    :param scopes: bits of LANDLOCK_SCOPE_*, which Linux 6.12 added. Nothing is restricted before.
+    """
+
+    def restrict() -> None:
+        if libc.syscall(LANDLOCK_CREATE, None, 0, 1) < 6:
+            return
+        rules = struct.pack("QQQ", 0, network, scopes)
+        ruleset = check(libc.syscall(LANDLOCK_CREATE, rules, len(rules), 0), "landlock")
+        check(libc.syscall(LANDLOCK_RESTRICT, ruleset, 0), "landlock")
+        os.close(ruleset)
+
+    return restrict
+
+
+def personality(bits: int) -> Way:
+    return lambda: (libc.personality(bits), None)[1]
+
+
+def securebits(bits: int) -> Way:
+    return partial(prctl, PR_SET_SECUREBITS, bits)
+
+
+def one_processor() -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+def most_open_files() -> None:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def unbounded(*capabilities: int) -> Way:
     def drop() -> None:
         for capability in capabilities:
             prctl(PR_CAPBSET_DROP, capability)
 
     return drop
-
-
-def bounding_set_empty() -> None:
-    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
-    unbounded(*range(last + 1))()
 
 
 def limit(name: str, soft: int, hard: int | None = None) -> Way:
@@ -597,6 +729,22 @@ def socket_input() -> None:
 
 
 # ---- namespaces --------------------------------------------------------------------------------
+
+
+def time_namespace() -> None:
+    """Create a time namespace for the commands, whose clocks are a thousand days ahead."""
+    unshare(CLONE_NEWTIME)
+    offsets = "".join(f"{clock} {1000 * 86400} 0\n" for clock in ("monotonic", "boottime"))
+    Path("/proc/self/timens_offsets").write_text(offsets)
+
+
+def no_network() -> None:
+    unshare(CLONE_NEWNET)
+
+
+def no_hostname() -> None:
+    unshare(CLONE_NEWUTS)
+    socket.sethostname("")
 
 
 def container(limits: dict[str, int] | None = None) -> Way:

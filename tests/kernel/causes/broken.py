@@ -37,6 +37,7 @@ from calls import (
     MS_REC,
     MS_REMOUNT,
     PR_CAPBSET_DROP,
+    PR_CAPBSET_READ,
     PR_SET_DUMPABLE,
     PR_SET_NO_NEW_PRIVS,
     check,
@@ -151,6 +152,7 @@ def landlock(*allowed: str) -> None:
     if os.geteuid() != 0:
         prctl(PR_SET_NO_NEW_PRIVS, 1)
     check(libc.syscall(LANDLOCK_RESTRICT, ruleset, 0), "landlock")
+    os.close(ruleset)
 
 
 def unmapped() -> None:
@@ -235,9 +237,11 @@ def proc_masked() -> None:
 
 def powerless_root() -> None:
     """Empty the bounding set, so that root loses all capabilities at the next execve(2)."""
-    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
-    for capability in range(last + 1):
+    capability = 0
+    # The kernel knows the capabilities up to the first for which prctl(2) fails.
+    while libc.prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:
         prctl(PR_CAPBSET_DROP, capability)
+        capability += 1
 
 
 def use_path(directory: Path) -> None:
@@ -321,8 +325,8 @@ def other_group() -> None:
     cover("/etc/passwd", f"nobody:x:{NOBODY}:1234:nobody:/:/bin/sh\n")
 
 
-def few_ids() -> None:
-    """Enter a user namespace with the ids 0 to 65535, as in a container.
+def few_ids(text: str = "0 0 65536") -> None:
+    """Enter a user namespace with the ids 0 to 65535, as in a container, or with the map `text`.
 
     NOBODY's subordinate ids are not mapped in this namespace.
     """
@@ -332,7 +336,7 @@ def few_ids() -> None:
     if writer == 0:
         os.read(ready[0], 1)
         for name in ("uid_map", "gid_map"):
-            Path(f"/proc/{pid}/{name}").write_text("0 0 65536")
+            Path(f"/proc/{pid}/{name}").write_text(text)
         os.write(told[1], b"x")
         os._exit(0)
     unshare(CLONE_NEWUSER)
