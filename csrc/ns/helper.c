@@ -8,6 +8,7 @@
  */
 #include "base/base.h"
 #include "explain/explain.h"
+#include "map/map.h"
 #include "sys/sys.h"
 
 #include <linux/securebits.h>
@@ -85,6 +86,16 @@ static bool has_wrong_capability(const char *helper)
                                                 !(caps.data[0].permitted & 1U << needed));
 }
 
+/* Returns whether the file from which `helper` reads the subordinate ranges is a symbolic link. The
+ * helper then exits without a message, because it opens the file with O_NOFOLLOW (shadow's
+ * lib/commonio.c). */
+static bool reads_symbolic_link(const char *helper)
+{
+    struct stat status;
+    const char *path = un_kinds[strstr(helper, "newgidmap") ? UN_GID : UN_UID].subid;
+    return !lstat(path, &status) && S_ISLNK(status.st_mode);
+}
+
 /* Returns the id of the cause of a helper's failure to open the map file (EACCES), or NULL if the
  * cause is not found. */
 static const char *cause_of_closed_map(const char *helper)
@@ -122,7 +133,7 @@ static const char *cause_in(const char *helper, const char *output, struct un_er
         return "bounding-set";
     if (strstr(output, "write to ") && has_wrong_capability(helper))
         return "helper-wrong-capability";
-    return "helper-failed";
+    return reads_symbolic_link(helper) ? "subid-not-a-file" : "helper-failed";
 }
 
 static int fail_exited_helper(const struct un_job *job, struct un_error *err)

@@ -610,6 +610,8 @@ add("subgid-fifo", root=[w.fifo("/etc/subgid")], auto="subid-not-a-file")
 add("subuid-device", root=[w.device("/etc/subuid", "/dev/zero")], auto="subid-not-a-file")
 add("subid-missing", root=[w.etc_without("subuid", "subgid")], auto="no-subordinate-range")
 add("subuid-directory", root=[w.subuid_directory], auto="subid-not-a-file")
+add_range("subuid-link", root=[w.subuid_link("subuid-kept")], auto="subid-not-a-file")
+add_range("subuid-link-broken", root=[w.subuid_link(w.NO_FILE)], auto="no-subordinate-range")
 for name in ("nsswitch.conf", "login.defs"):
     add(f"{name}-missing", root=[w.etc_without(name)], tried=RANGE)
 for name, user in {"domain": "a user@example.org", "backslash": "EXAMPLE\\user"}.items():
@@ -902,6 +904,6 @@ HEALED = (
     *("runsc-other-go-program", "runsc-other-machine", "runsc-prints-version-only"),
     *("runsc-exits-1", "runsc-exits-3-with-words", "runsc-crashes", "runsc-killed"),
     *("runsc-killed-by-filter", "subuid-fifo", "subgid-fifo", "bounded-admin"),
-    *("container-range-outside", "container-without-range", "subuid-directory"),
+    *("container-range-outside", "container-without-range", "subuid-link", "subuid-directory"),
     *("dev-null-0600", "helpers-wrong-capability"),
 )

@@ -142,6 +142,20 @@ def subuid_directory() -> None:
     Path("/etc/subuid").mkdir()
 
 
+def subuid_link(target: str) -> Way:
+    """Return a misconfiguration that makes /etc/subuid a symbolic link to `target`.
+
+    The file /etc/subuid-kept contains the former content of /etc/subuid.
+    """
+
+    def link() -> None:
+        own_etc()
+        Path("/etc/subuid").rename("/etc/subuid-kept")
+        Path("/etc/subuid").symlink_to(target)
+
+    return link
+
+
 def named(name: str) -> Way:
     """Return a misconfiguration that renames the user, and grants ranges to that name."""
 

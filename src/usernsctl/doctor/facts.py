@@ -200,7 +200,7 @@ class Subordinate:
     :ivar unreadable: the paths among /etc/passwd, /etc/subuid and /etc/subgid that exist but can't
         be read.
     :ivar no_files: the paths among /etc/subuid and /etc/subgid that are not regular files, but for
-        example FIFOs.
+        example FIFOs or symbolic links.
     """
 
     source: str | None = None

@@ -97,7 +97,7 @@ class Tree:
     def is_no_file(self, path: str) -> bool:
         """Return whether the path exists and is not a regular file."""
         try:
-            return not stat.S_ISREG(os.stat(self.path(path)).st_mode)
+            return not stat.S_ISREG(os.lstat(self.path(path)).st_mode)
         except OSError:
             return False
 
