@@ -636,6 +636,32 @@ def test_run_without_free_descriptors_raises_and_leaves_nothing(host: un.Sandbox
             assert failures
 
 
+# Program that opens files of the host until gVisor has no descriptor left for another file.
+OPENING = """
+import itertools, os, signal
+try:
+    for number in itertools.count():
+        os.open(f"/files/{number}", os.O_WRONLY | os.O_CREAT)
+except OSError as error:
+    print(error.strerror, flush=True)
+signal.pause()
+"""
+
+
+def test_run_raises_if_gvisor_has_no_free_descriptors(tmp_path: Path) -> None:
+    with un.SandboxHost(binds=[f"{tmp_path}:/files:rw"]) as host, host.start(None) as box:
+        limit = [f"nofile={2 * SANDBOX_FILES_MAX}"]
+        with box.popen([*PYTHON, OPENING], stdout=un.PIPE, rlimits=limit) as process:
+            try:
+                assert process.stdout.readline() == b"Too many open files\n"
+                for _ in range(10):
+                    with pytest.raises(un.CommandError, match="Too many open files"):
+                        box.run(["true"], timeout=PATIENCE)
+            finally:
+                process.kill()
+        assert box.run(["true"], timeout=PATIENCE).returncode == 0
+
+
 CLOSED = """
 import os, sys
 import usernsctl as un

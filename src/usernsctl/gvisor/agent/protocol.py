@@ -292,6 +292,9 @@ def environment(inherited: Iterable[str], added: Mapping[str, str]) -> list[byte
 # The pause between two attempts to send a message, in seconds.
 _LOOK_SECONDS = 0.005
 
+# The timeout for a report of the agent about a command whose socket is closed, in seconds.
+_REPORT_SECONDS = 1
+
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
@@ -413,12 +416,14 @@ class Agent:
             return True
 
     def receive_failure(self) -> Failed | None:
-        """Return the start failure that the agent has reported on this connection, or None.
+        """Return the start failure that the agent reports on this connection, or None.
 
         The agent uses this connection for the report if it could not receive the command's own
-        socket.
+        socket. gVisor's kernel closes that socket before the agent reports the failure, so wait for
+        the report, at most `_REPORT_SECONDS`.
         """
         with contextlib.suppress(OSError, ClosedError, ProtocolError), self._shared.use():
+            wait_readable(self._shared.socket.fileno(), timeout=_REPORT_SECONDS)
             answer = read_start(self._shared.socket.recv(MESSAGE_MAX))
             return answer if isinstance(answer, Failed) else None
         return None
