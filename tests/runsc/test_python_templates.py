@@ -257,8 +257,10 @@ def test_interpreter_that_hangs_or_exits_after_restore_raises(host: un.SandboxHo
         (say + "os.read(0, 100); os.write(0, b'x' * 100)", un.RunscError),
     ):
         seconds = 3 if kind is un.TimeoutExpired else PATIENCE
-        with host.python_template(code=code) as made, pytest.raises(kind):
+        with host.python_template(code=code) as made, pytest.raises(kind) as caught:
             made.start(["-c", ""], timeout=seconds)
+        if isinstance(caught.value, un.TimeoutExpired):
+            assert caught.value.timeout == seconds
 
 
 @pytest.mark.parametrize(

@@ -166,12 +166,16 @@ class PythonTemplate(Template):
         streams = [stdin, stdout, stderr]
         if detach:
             streams = [DEVNULL if one is None else one for one in streams]
-        deadline = time.monotonic() + (_START_SECONDS if timeout is None else timeout)
+        seconds = _START_SECONDS if timeout is None else timeout
+        deadline = time.monotonic() + seconds
         closed = closed_streams()
 
         def connect(box: TemplateSandbox, ours: Connection) -> None:
-            with ours:
-                _hand_over(box, ours, wanted, streams, closed, deadline)
+            try:
+                with ours:
+                    _hand_over(box, ours, wanted, streams, closed, deadline)
+            except TimeoutExpired:
+                raise TimeoutExpired(box.args, seconds) from None
 
         return TemplateSandbox(
             replace(source, args=(source.args[0], *argv)),
