@@ -1,5 +1,5 @@
-/* Steps that create files outside the root filesystem: runsc's bundle, state and logs, and mounts
- * of this package's programs. */
+/* Steps that create files outside the root filesystem of the sandbox (runsc's bundle, state and
+ * logs), and that bind-mount this package's programs. */
 #include "base/base.h"
 #include "launch/launch.h"
 

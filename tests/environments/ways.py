@@ -180,10 +180,10 @@ def copy_entry(entry: Path, copy: Path) -> None:
 
 
 def another_user(uid: int) -> Way:
-    """Return a misconfiguration that adds a user.
+    """Return a step that adds the user of a trial with a limit of processes.
 
-    RLIMIT_NPROC counts a user's processes in all trials, so each trial with this limit needs a
-    separate user.
+    RLIMIT_NPROC counts a user's processes in all trials, so each of these trials needs a user of
+    its own.
     """
 
     def make() -> None:

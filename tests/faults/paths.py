@@ -374,7 +374,7 @@ class Detach(InHost):
 
 
 class Attach(Detach):
-    """A command in a detached sandbox. All runs share this sandbox as long as it lives."""
+    """A command in a detached sandbox, which all runs of this path share as long as it lives."""
 
     name = "attach"
     starts_program = False

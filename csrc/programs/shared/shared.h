@@ -25,7 +25,7 @@ struct report {
     const char *level; /* "warning", "notice", or NULL for "error" */
     const char *step;
     const char *message; /* what has failed and why, in one line */
-    const char *cause;   /* cause id; printed only if the id is known, or `why` is set */
+    const char *cause;   /* cause id; printed only if the catalogue has it, or `why` is set */
     const char *why;     /* explanation that replaces the catalogue's explanation of the cause */
     const char *details; /* additional lines to print after the message */
     const char *remedy;  /* lines that replace the catalogue's remedy for the cause */

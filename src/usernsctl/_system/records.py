@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import os
 import re
@@ -257,10 +258,12 @@ class Directory(OpenFile):
                 filename=path,
                 remedy="give the command fewer or shorter arguments and variables",
             )
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        # Python runs no signal handler between os.open() and the creation of the file object, which
+        # then owns the descriptor, because both run in C code.
+        opener = functools.partial(os.open, mode=0o600, dir_fd=self.fd)
         with (
             wrap_os_errors(path, self.elsewhere),
-            open(os.open(name, flags, 0o600, dir_fd=self.fd), "w", encoding="utf-8") as file,
+            open(name, "x", encoding="utf-8", opener=opener) as file,
         ):
             try:
                 os.fchmod(file.fileno(), 0o600)
@@ -595,7 +598,7 @@ def _sweep_one(top: Directory, name: str, directory: Directory) -> None:
         return
     try:
         if found["aside"] and RECORD in os.listdir(directory.fd):
-            with contextlib.suppress(OSError):  # rename(2) fails if another entry has that name.
+            with contextlib.suppress(OSError):  # rename(2) replaces no directory that has files.
                 os.rename(name, found["name"], src_dir_fd=top.fd, dst_dir_fd=top.fd)
                 return
         top.remove(name, directory)

@@ -161,8 +161,8 @@ def _mount(bind: Bind) -> oci.Mount:
     return oci.Mount.bind(bind.source, bind.destination, read_only=bind.read_only)
 
 
-#: The value of --wd by which the command of a launch file starts in the current directory of the
-#: process that performs the launch.
+#: The value of --wd for the current directory. A launch file uses that of the process that performs
+#: the launch, not that of its creator.
 HERE = "."
 
 # The command in the config.json of a launch whose command is known only when the launch is
