@@ -261,10 +261,12 @@ _Noreturn void forward_ports(const struct network *network, int socket)
         un_fail_errno(&err, UN_STEP_NETWORK, "the sockets and buffers of published ports");
     else
         forwarder->inside = confine_forwarder(network, socket, &err);
+    /* NOLINTNEXTLINE(analyzer-malloc-leak): `forwarder` is needed until the process ends. */
     if (!forwarder || !forwarder->inside) {
         error_send(socket, &err);
         _exit(1);
     }
+    /* NOLINTNEXTLINE(analyzer-malloc-leak): `forwarder` is needed until the process ends. */
     if (send(socket, "+", 1, MSG_NOSIGNAL) != 1)
         _exit(1);
     close(socket);
