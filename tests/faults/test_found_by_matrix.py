@@ -6,6 +6,8 @@ import errno
 import itertools
 import os
 import resource
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+PATIENCE = 60
 
 
 @pytest.fixture
@@ -206,6 +211,26 @@ class TestSandboxes:
         monkeypatch.setattr(un.Namespace, "from_pid", raising(gone))
         with pytest.raises(un.NamespaceError, match="5 is gone"):
             host.start(["sleep", "1000"])
+
+    @pytest.mark.userns_requires("strace")
+    @pytest.mark.parametrize("detach", [False, True])
+    def test_a_watcher_that_can_not_wait_reports_no_exit_status(
+        self, host: un.SandboxHost, detach: bool
+    ) -> None:
+        """Regression test: after an error of wait4(2), the exit status of the command was 125."""
+        with host.start(["sleep", "1000"], id="web", detach=detach) as box:
+            watcher = box._get().watcher
+            fault = "inject=wait4:error=ECHILD"
+            tracer = ["strace", "-o", os.devnull, "-e", "trace=wait4", "-e", fault, "-p"]
+            with subprocess.Popen([*tracer, str(watcher)], stderr=subprocess.PIPE) as traced:
+                assert traced.stderr is not None
+                assert b"attached" in traced.stderr.readline()
+                # The watcher calls wait4(2) after each SIGCHLD.
+                os.kill(watcher, signal.SIGCHLD)
+                with pytest.raises(un.RunscError, match="not known: wait4") as caught:
+                    box.wait(PATIENCE)
+            assert caught.value.cause == "exit-status-unknown"
+            assert box.returncode == -signal.SIGKILL
 
     def test_a_failed_attach_reports_its_own_error(
         self, host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch

@@ -137,6 +137,15 @@ static int judge_end(const struct sandbox_wait *wait, int wait_status)
     return status && describe_crash(wait, &end) ? report_end(wait, &end) : status;
 }
 
+/* Reports that wait4(2) has failed, so that the exit status of the sandbox stays unknown. */
+static int report_wait_error(const struct sandbox_wait *wait)
+{
+    struct un_end end = {.reason = "exit-status-unknown"};
+    snprintf(end.text, sizeof end.text,
+             "the sandbox was ended, and its exit status is not known: wait4: %s", strerror(errno));
+    return report_end(wait, &end);
+}
+
 int sandbox_wait_for_exit(struct sandbox_wait *wait, pid_t pid, bool others, pid_t parent)
 {
     int status;
@@ -149,8 +158,8 @@ int sandbox_wait_for_exit(struct sandbox_wait *wait, pid_t pid, bool others, pid
         while ((ended = waitpid(others ? -1 : pid, &status, WNOHANG)) > 0)
             if (ended == pid)
                 return judge_end(wait, status);
-        if (ended < 0 && errno == ECHILD)
-            return SANDBOX_FAILED;
+        if (ended < 0)
+            return report_wait_error(wait);
         if (oom_watch_check(&wait->oom, parent))
             return report_oom_kill(wait);
         if (limit_watch_check(&wait->limits, parent, &end))

@@ -323,7 +323,8 @@ int sandbox_wait_begin(struct sandbox_wait *wait, const struct un_limits *limits
  * sandbox's main processes.
  *
  * Returns earlier if SIGTERM arrives, if a descriptor in wait->end_fds becomes readable, if the OOM
- * killer kills a process of the sandbox, if the sandbox exceeds a limit, or if its network ends.
+ * killer kills a process of the sandbox, if the sandbox exceeds a limit, if its network ends, or if
+ * wait4(2) fails.
  * The exit status is then SANDBOX_KILLED, or 124 after a timeout.
  */
 int sandbox_wait_for_exit(struct sandbox_wait *wait, pid_t pid, bool others, pid_t parent);

@@ -547,11 +547,12 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
 
         :param timeout: the time limit, in seconds; ``None`` means no limit.
         :raises TimeoutExpired: the command did not exit in `timeout` seconds, and keeps running.
-        :raises RunscError: one of three: the sandbox is detached, and the process that watches it
-            was killed (cause ``"exit-status-unknown"``); memory ran out, and the kernel killed a
-            process of gVisor (``"out-of-memory"``); or the sandbox exceeded a limit
-            (``"memory-limit"``, ``"pids-limit"``, ``"timeout"``, ``"idle-timeout"``). In the last
-            two cases, the sandbox was killed, and :attr:`returncode` is -9.
+        :raises RunscError: one of three: the process that watches the sandbox could not wait for
+            it, or was killed, and the sandbox is detached (cause ``"exit-status-unknown"``); memory
+            ran out, and the kernel killed a process of gVisor (``"out-of-memory"``); or the sandbox
+            exceeded a limit (``"memory-limit"``, ``"pids-limit"``, ``"timeout"``,
+            ``"idle-timeout"``). In the last two cases, the sandbox was killed, and
+            :attr:`returncode` is -9.
         """
         return _unless_limited(self._get(), self._await_end(timeout))
 
