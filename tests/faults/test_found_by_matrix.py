@@ -19,9 +19,18 @@ from interrupts import run_interrupted
 
 import usernsctl as un
 from usernsctl._system import processes, records
+from usernsctl._system.descriptors import empty_input
+from usernsctl._system.paths import open_program
 from usernsctl._system.processes import ProcessIdentity
+from usernsctl.commands import arguments
+from usernsctl.doctor import reading
+from usernsctl.gvisor.launch import freeze
+from usernsctl.gvisor.runsc import releases
 from usernsctl.gvisor.sandbox import attached, detached
-from usernsctl.namespaces import named
+from usernsctl.gvisor.sandbox import records as sandbox_records
+from usernsctl.gvisor.template import image
+from usernsctl.namespaces import named, tree
+from usernsctl.network import refusals
 
 # Ignore the warnings of objects that are dropped without close(). pytest would report these
 # warnings as errors.
@@ -167,6 +176,78 @@ def test_no_descriptor_of_a_namespace_is_lost_by_an_interrupt() -> None:
             interrupt_each(run, "open", "ioctl", "un_close_fd", "samestat", "fstat", "deque")
         finally:
             child.kill()
+
+
+def read_record(directory: Path) -> None:
+    with records.open_state("records") as state:
+        if not (Path(state.path) / "one").exists():
+            state.write("one", {"a": 1})
+        assert state.read("one") == {"a": 1}
+
+
+def copy_image_file(directory: Path) -> None:
+    target = directory / "target"
+    target.mkdir(exist_ok=True)
+    (directory / "image").write_bytes(b"data")
+    (target / "image").unlink(missing_ok=True)
+    with open_program(str(directory)) as source, open_program(str(target)) as there:
+        assert image._copy("image", source.fd, there.fd)[0] == 4
+
+
+def cache_label(directory: Path) -> None:
+    # Both functions ignore errors.
+    releases._cache_label("/runsc", [1], "label")
+    releases._cached_label("/runsc", [1])
+
+
+def read_end(directory: Path) -> None:
+    (directory / "end").write_text("end")
+    with open_program(str(directory)) as found:
+        assert sandbox_records.read_report("end", found.fd) == "end"
+
+
+def share_table(directory: Path) -> None:
+    refusals.create().close()
+    with records.open_state("tables") as state:
+        (Path(state.path) / "table").unlink(missing_ok=True)
+        refusals.create_file("table", state.fd).close()
+        reader = refusals.Reader.open("table", state)
+        assert reader is not None
+        reader.close()
+
+
+def open_streams(directory: Path) -> None:
+    with empty_input(), arguments.stdio(stdin=un.DEVNULL), arguments.opened(directory):
+        pass
+
+
+def add_process(directory: Path) -> None:
+    own = os.stat("/proc/self/ns/user").st_ino
+    found = {own: tree.UserNamespace(inode=own, parent=None, owner=0)}
+    tree._add(found, own, os.getpid(), None)
+    assert found[own].processes
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        read_record,
+        copy_image_file,
+        cache_label,
+        read_end,
+        share_table,
+        open_streams,
+        add_process,
+        lambda directory: freeze.write_file(b"data", str(directory / "file"), 0o600, "freeze"),
+        lambda _: reading.Tree("").text("/proc/self/stat"),
+    ],
+)
+def test_no_descriptor_of_a_file_is_lost_by_an_interrupt(
+    run: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression test: an interrupt between open(2) and the file object leaked descriptors."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    interrupt_each(lambda: run(tmp_path))
 
 
 @pytest.mark.userns_requires("runsc")

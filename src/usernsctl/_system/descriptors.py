@@ -179,12 +179,10 @@ def empty_input() -> Iterator[int]:
 
     :raises OSError: no descriptors are left.
     """
-    reader, writer = os.pipe()
-    os.close(writer)
-    try:
-        yield reader
-    finally:
-        os.close(reader)
+    reader, writer = pipe()
+    with reader:
+        writer.close()
+        yield reader.fileno()
 
 
 def above_stdio(fd: int, stack: contextlib.ExitStack) -> int:

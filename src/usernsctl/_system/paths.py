@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from usernsctl import _core
@@ -347,18 +348,20 @@ class UntrustedPathError(Exception):
         return f"the directory {self._why}" if self.directory == path else str(self)
 
 
-def open_file(descriptor: int) -> BinaryIO:
-    """Return a file object that reads from a descriptor and owns the descriptor.
+@contextlib.contextmanager
+def open_file(path: str, flags: int, directory: int | None = None) -> Iterator[BinaryIO]:
+    """Open a file with open(2), and yield a file object that reads from the file.
 
-    If the file is a directory, the descriptor is closed; :func:`open` would leave it open.
-
-    :raises OSError: the file is a directory.
+    :param flags: flags of open(2), which :func:`open` can't pass.
+    :param directory: a descriptor of the directory at which a relative `path` starts; ``None`` for
+        the current directory.
+    :raises OSError: the file can't be opened, or is a directory.
     """
-    try:
-        return open(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
+    with (
+        OpenFile.own(path, os.open, path, flags, dir_fd=directory) as opened,
+        open(opened.fd, "rb", closefd=False) as file,
+    ):
+        yield file
 
 
 def open_trusted(path: str) -> PathDescriptor:

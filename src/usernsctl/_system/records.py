@@ -225,15 +225,14 @@ class Directory(OpenFile):
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         with wrap_os_errors(path, self.elsewhere):
             try:
-                opened = open_file(os.open(name, flags, dir_fd=self.fd))
+                with open_file(name, flags, self.fd) as file:
+                    status = os.fstat(file.fileno())
+                    is_regular = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+                    if not is_regular or fault_of(status, 0o022) is not None:
+                        raise invalid_record(path, "other users may have written to the file")
+                    content = file.read(_RECORD_MAX + 1)
             except FileNotFoundError:
                 return None
-            with opened as file:
-                status = os.fstat(file.fileno())
-                is_regular = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
-                if not is_regular or fault_of(status, 0o022) is not None:
-                    raise invalid_record(path, "other users may have written to the file")
-                content = file.read(_RECORD_MAX + 1)
         if len(content) > _RECORD_MAX:
             raise invalid_record(path, f"the file has more than {_RECORD_MAX} bytes")
         try:

@@ -11,6 +11,8 @@ from types import CodeType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from usernsctl import _core
+from usernsctl._system.descriptors import open_owned
+from usernsctl._system.paths import OpenFile
 from usernsctl.errors import NamespaceError
 
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -247,8 +249,8 @@ def stdio(**streams: Stream) -> Iterator[tuple[int, ...]]:
         fds = []
         for name, wanted in streams.items():
             if wanted == DEVNULL:
-                fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-                opened.callback(os.close, fd)
+                null = open_owned(os.open, os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                fd = opened.enter_context(null).fileno()
             else:
                 fd = _stream(name, wanted)
             fds.append(fd)
@@ -319,12 +321,10 @@ def opened(cgroup: StrOrBytesPath | int | None) -> Iterator[int]:
 @contextlib.contextmanager
 def _directory(path: str) -> Iterator[int]:
     try:
-        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = OpenFile.own(path, os.open, path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise NamespaceError.from_os_error(error, path, step="cgroup", filename=path) from error
     except ValueError as error:  # Raised if the path contains a NUL character.
         raise ValueError(f"in_cgroup: {path!r} can't be a path: {error}") from None
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+    with directory:
+        yield directory.fd

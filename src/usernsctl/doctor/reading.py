@@ -56,9 +56,9 @@ class Tree:
         """Return the text of a regular file, or None if the file can't be read."""
         try:
             # Set O_NONBLOCK, because opening a FIFO would otherwise wait for a writer.
-            fd = os.open(self.path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-            with open_file(fd) as file:
-                is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            with open_file(self.path(path), flags) as file:
+                is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
                 return os.fsdecode(file.read()) if is_file else None
         except OSError:
             return None

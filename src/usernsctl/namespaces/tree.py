@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 from usernsctl._lean import dataclass, field
+from usernsctl._system.paths import OpenFile
 from usernsctl._system.processes import owner_of, parent_namespace
 from usernsctl.errors import NamespaceError
 from usernsctl.maps import Extent, parse_map
@@ -79,12 +81,9 @@ def look() -> Tree:
         kept = {one.pid: one.name for one in list_named()}
     except NamespaceError as error:
         nameless = error.reason
-    here = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        own = os.fstat(here).st_ino
-        found[own] = UserNamespace(inode=own, parent=None, owner=owner_of(here))
-    finally:
-        os.close(here)
+    with open("/proc/self/ns/user", "rb", buffering=0) as here:
+        own = os.fstat(here.fileno()).st_ino
+        found[own] = UserNamespace(inode=own, parent=None, owner=owner_of(here.fileno()))
     unseen = 0
     for entry in sorted(filter(str.isdecimal, os.listdir("/proc")), key=int):
         try:
@@ -102,17 +101,15 @@ def _add(found: dict[int, UserNamespace], own: int, pid: int, name: str | None) 
     :raises PermissionError: this process may not read the namespace of the process `pid`.
     :raises OSError: the process has exited.
     """
-    directory = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        flags = os.O_RDONLY | os.O_CLOEXEC
-        namespace = os.open("ns/user", flags, dir_fd=directory)
-        try:
-            inode = os.fstat(namespace).st_ino
-            if inode not in found and not _add_namespaces(found, own, namespace):
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    with OpenFile.own(f"/proc/{pid}", os.open, f"/proc/{pid}", flags) as opened:
+        directory = opened.fd
+        opener = partial(os.open, dir_fd=directory)
+        with open("ns/user", "rb", buffering=0, opener=opener) as namespace:
+            inode = os.fstat(namespace.fileno()).st_ino
+            if inode not in found and not _add_namespaces(found, own, namespace.fileno()):
                 # The namespace does not descend from this process's user namespace.
                 raise PermissionError
-        finally:
-            os.close(namespace)
         one = found[inode]
         command = _read(directory, "comm").rstrip("\n")
         if one.uid is None:
@@ -121,8 +118,6 @@ def _add(found: dict[int, UserNamespace], own: int, pid: int, name: str | None) 
         one.processes.append(Process(pid=pid, name=command))
         if name is not None:
             one.names.append(name)
-    finally:
-        os.close(directory)
 
 
 def _add_namespaces(found: dict[int, UserNamespace], own: int, namespace: int) -> bool:
@@ -146,8 +141,7 @@ def _add_namespaces(found: dict[int, UserNamespace], own: int, namespace: int) -
 
 
 def _read(directory: int, name: str) -> str:
-    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
-    with open(fd, "rb") as file:
+    with open(name, "rb", opener=partial(os.open, dir_fd=directory)) as file:
         return os.fsdecode(file.read())
 
 

@@ -17,10 +17,11 @@ import mmap
 import os
 import stat
 import struct
+from functools import partial
 from io import FileIO
 
 from usernsctl._lean import TYPE_CHECKING, dataclass
-from usernsctl._system.descriptors import ClosedError, Shared
+from usernsctl._system.descriptors import ClosedError, Shared, open_owned
 from usernsctl._text import shown
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _SIZE = _ROW * (MAX_TEXTS + 1)
 _COUNT = struct.Struct("=Q")
 
 # The errors of open(2) for a file that does not exist or is not a regular file.
-_NO_TABLE = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
+_NO_TABLE = (errno.ENOENT, errno.ELOOP, errno.ENXIO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Refusal:
 def create() -> FileIO:
     """Create an empty table of denied connections in a memfd."""
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-    file = FileIO("usernsctl-refusals", "r+", opener=lambda name, _: os.memfd_create(name, flags))
+    file = open_owned(os.memfd_create, "usernsctl-refusals", flags)
     with contextlib.ExitStack() as failed:
         failed.enter_context(file)
         os.ftruncate(file.fileno(), _SIZE)
@@ -70,8 +71,7 @@ def create_file(path: str, directory: int) -> FileIO:
     :param directory: a descriptor of the directory at which a relative `path` starts.
     :raises OSError: the file can't be created.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    file = FileIO(path, "r+", opener=lambda name, _: os.open(name, flags, 0o600, dir_fd=directory))
+    file = FileIO(path, "x+", opener=partial(os.open, mode=0o600, dir_fd=directory))
     with contextlib.ExitStack() as failed:
         failed.enter_context(file)
         # Set the mode explicitly, because the umask may deny later readers access.
@@ -111,26 +111,26 @@ class Reader:
 
         :raises NamespaceError: the file can't be opened, or other users may have written it.
         """
-        # Import records only here, because a proxy does not need the module.
+        # Import these modules only here, because a proxy does not need them.
+        from usernsctl._system.paths import OpenFile
         from usernsctl._system.records import fault_of, invalid_record, wrap_os_errors
 
-        path, fd = f"{directory.path}/{name}", directory.fd
+        path = f"{directory.path}/{name}"
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        with wrap_os_errors(path, directory.elsewhere), contextlib.ExitStack() as failed:
+        with wrap_os_errors(path, directory.elsewhere):
             try:
-                file = FileIO(name, opener=lambda name, _: os.open(name, flags, dir_fd=fd))
+                opened = OpenFile.own(path, os.open, name, flags, dir_fd=directory.fd)
             except OSError as error:
                 if error.errno in _NO_TABLE:
                     return None
                 raise
-            failed.enter_context(file)
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                return None
-            if status.st_nlink != 1 or fault_of(status, 0o022) is not None:
-                raise invalid_record(path, "other users may have written to the file")
-            failed.pop_all()
-        return cls(file)
+            with opened:
+                status = os.fstat(opened.fd)
+                if not stat.S_ISREG(status.st_mode):
+                    return None
+                if status.st_nlink != 1 or fault_of(status, 0o022) is not None:
+                    raise invalid_record(path, "other users may have written to the file")
+                return cls(open_owned(fcntl.fcntl, opened.fd, fcntl.F_DUPFD_CLOEXEC, 3))
 
     def fileno(self) -> int:
         """Return the descriptor of the table."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
@@ -192,8 +193,7 @@ def write_file(content: bytes, path: str, mode: int, step: str) -> None:
     temporary = os.path.join(os.path.dirname(path), f".usernsctl-{os.urandom(8).hex()}")
     try:
         _check_replaceable(path)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with open(os.open(temporary, flags, 0o600), "wb") as file:
+        with open(temporary, "xb", opener=functools.partial(os.open, mode=0o600)) as file:
             file.write(content)
             os.fchmod(file.fileno(), mode)
         os.replace(temporary, path)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 from collections.abc import Iterator
 
 from usernsctl._lean import TYPE_CHECKING, dataclass
 from usernsctl._system.descriptors import empty_input, seconds_left, wait_readable
-from usernsctl._system.paths import open_file
+from usernsctl._system.paths import OpenFile, open_file
 from usernsctl._system.target import OwnNamespaces
 from usernsctl.errors import RunscError
 from usernsctl.gvisor.runsc.command import not_runsc
@@ -268,12 +269,10 @@ def _cache_directory(*, make: bool) -> Iterator[int]:
     path = os.path.join(top, "usernsctl" if "XDG_CACHE_HOME" in os.environ else ".cache/usernsctl")
     if make:
         os.makedirs(path, mode=0o700, exist_ok=True)
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        _check_ours(os.fstat(descriptor), path)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with OpenFile.own(path, os.open, path, flags) as opened:
+        _check_ours(os.fstat(opened.fd), path)
+        yield opened.fd
 
 
 def _home() -> str:
@@ -295,7 +294,7 @@ def _entries(directory: int) -> dict[str, list[object]]:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with (
         contextlib.suppress(OSError, ValueError, RecursionError),
-        open_file(os.open(_CACHE, flags, dir_fd=directory)) as file,
+        open_file(_CACHE, flags, directory) as file,
     ):
         status = os.fstat(file.fileno())
         _check_ours(status, _CACHE)
@@ -326,9 +325,9 @@ def _cache_label(path: str, identity: list[int], label: str) -> None:
         latest = [*kept.items()][1 - _CACHE_ENTRIES :]
         text = json.dumps({**dict(latest), path: [identity, label]}).encode()
         name = f"{_CACHE}.{os.getpid()}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        opener = functools.partial(os.open, mode=0o600, dir_fd=directory)
         try:
-            with open(os.open(name, flags, 0o600, dir_fd=directory), "wb") as file:
+            with open(name, "xb", opener=opener) as file:
                 file.write(text)
             os.replace(name, _CACHE, src_dir_fd=directory, dst_dir_fd=directory)
         except OSError:

@@ -18,6 +18,7 @@ from typing import Any
 from usernsctl._core import Descriptor
 from usernsctl._lean import asdict, dataclass
 from usernsctl._system.descriptors import Shared, deadline_after, seconds_left, wait_readable
+from usernsctl._system.paths import open_file
 from usernsctl._system.processes import (
     ProcessIdentity,
     children_of,
@@ -329,9 +330,7 @@ def read_report(path: str, directory: int) -> str:
     :param directory: a descriptor of the directory to which `path` is relative.
     """
     try:
-        with open(
-            path, "rb", opener=lambda name, _: os.open(name, _READ, dir_fd=directory)
-        ) as file:
+        with open_file(path, _READ, directory) as file:
             return file.read(_REPORT_BYTES).decode("ascii", "replace")
     except OSError:
         return ""

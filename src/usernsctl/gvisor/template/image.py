@@ -7,6 +7,7 @@ the host has ended. :meth:`Image.save` copies them to a directory.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -112,7 +113,6 @@ _FILES_MAX = 16
 
 _CHUNK = 1 << 20
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 #: A mapping from the names of an image's files to their sizes and SHA-256 digests.
 Sums = Mapping[str, tuple[int, str]]
@@ -158,11 +158,9 @@ class Image:
         # Open the directory again to get a new open file description. Threads that list the
         # directory through the same description would share its offset, and each would see only
         # some of the names.
-        own = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._file.fd)
-        try:
-            return {name: _copy(name, own, directory) for name in sorted(os.listdir(own))}
-        finally:
-            os.close(own)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        with OpenFile.own(self.inside, os.open, ".", flags, dir_fd=self._file.fd) as own:
+            return {name: _copy(name, own.fd, directory) for name in sorted(os.listdir(own.fd))}
 
     def load(self, directory: int, path: str, sums: Sums) -> None:
         """Copy the files of a saved image from a directory; check that they are unchanged.
@@ -235,9 +233,10 @@ def _copy(name: str, source: int, target: int) -> tuple[int, str]:
     import hashlib
 
     digest, size = hashlib.sha256(), 0
+    opener = functools.partial(os.open, mode=0o600, dir_fd=target)
     with (
-        open_file(os.open(name, _READ, dir_fd=source)) as reading,
-        open(os.open(name, _WRITE, 0o600, dir_fd=target), "wb", buffering=0) as writing,
+        open_file(name, _READ, source) as reading,
+        open(name, "xb", buffering=0, opener=opener) as writing,
     ):
         if not stat.S_ISREG(os.fstat(reading.fileno()).st_mode):
             raise OSError(22, "not a regular file", name)
