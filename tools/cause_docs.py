@@ -41,6 +41,7 @@ same ids. An id never changes after it was released.
 Many causes have the same error message. `Operation not permitted` has more than a dozen causes, and
 runsc's `waiting for sandbox to start: EOF` has nearly as many. *Recognised by* describes how to
 distinguish a cause from others: by a step that succeeds or fails, or by a fact about the machine.
+This paragraph also has details that are too long for an error message.
 
 `tools/cause_docs.py` generates this page from the catalogue.
 """

@@ -88,7 +88,7 @@ struct un_error {
 /* A cause of failures, as explained to users. */
 struct un_cause {
     const char *id;     /* id of the cause; never renamed after a release */
-    const char *why;    /* explanation of the cause in one or two sentences */
+    const char *why;    /* explanation of the cause in one sentence */
     const char *remedy; /* remedy for the user, with a shell command if there is one */
 };
 

@@ -62,7 +62,7 @@ def test_a_refused_call_of_usernsctl_is_named_as_such() -> None:
     done = run_broken(["seccomp-pidfd"], [PRELUDE, "-rf", "--", "true"])
     said, why, *_ = done.stderr.splitlines()
     assert said == "usernsctl-exec: pdeathsig: pidfd_open: Operation not permitted"
-    assert why.startswith("  why: usernsctl and gVisor use system calls")
+    assert why.startswith("  why: A seccomp filter denies a system call")
     assert why.endswith(" [seccomp-denies-call]")
 
 

@@ -23,8 +23,10 @@ class Cause:
 
     :ivar id: the stable id; a released id is never renamed.
     :ivar title: the cause in a few words.
-    :ivar why: what the cause prevents, and the rule behind it, in one or two sentences.
-    :ivar told_by: how to distinguish the cause from other causes of the same errno or message.
+    :ivar why: the rule behind the failure, in a sentence. Errors print the sentence, together with
+        the id, in one line of at most 100 columns.
+    :ivar told_by: how to distinguish the cause from other causes of the same errno or message, and
+        details of the rule.
     :ivar remedies: shell commands, keyed by the place where they apply; the key ``"host"`` always
         exists.
     :ivar prose: whether the remedy for the host is prose instead of shell commands.

@@ -38,7 +38,7 @@ static void one_cause_is_named(void)
     CHECK_TEXT(failure.cause.id, "bundle-no-mappings");
     CHECK_TEXT(failure.what,
                "runsc says: \"x: unable to run a rootless container without userns\"");
-    CHECK_HAS(failure.cause.why, "Without a user namespace");
+    CHECK_HAS(failure.cause.why, "Without a map in config.json");
     CHECK_HAS(failure.remedy, "usernsctl run --bundle DIR\n#");
     failure = explained("error setting up chroot: operation not permitted", "", "{}");
     struct un_cause known;

@@ -162,6 +162,11 @@ def test_catalogue_entry_is_complete(cause_id: str) -> None:
     assert "host" in cause.remedies
 
 
+@pytest.mark.parametrize("cause_id", list(catalogue()))
+def test_reasons_fit_into_100_columns(cause_id: str) -> None:
+    assert len(f"  why: {get(cause_id).why} [{cause_id}]") <= 100
+
+
 @pytest.mark.parametrize("in_vm", list(REAL))
 def test_causes_are_reproduced_by_a_test_or_say_why_not(in_vm: bool) -> None:
     files = [file for place in REAL[in_vm] for file in (TREE / "tests" / place).rglob("*.py")]
