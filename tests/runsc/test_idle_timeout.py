@@ -293,3 +293,22 @@ def test_idle_timeout_applies_only_to_leased_sandboxes(uses: int) -> None:
         with pool.acquire(PATIENCE) as box:
             assert box.run(["true"]).returncode == 0
             check_idle_end(box, 2)
+
+
+def test_idle_timeout_does_not_apply_to_an_interrupted_lease(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Interrupt acquire() after it has checked a sandbox, which is then leased again."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with un.SandboxHost(idle_timeout=2) as host, host.pool(1) as pool:
+        with monkeypatch.context() as patched:
+            patched.setattr(pool._keeper, "begin", interrupt)
+            with pytest.raises(KeyboardInterrupt), pool.acquire(PATIENCE):
+                pass
+        time.sleep(4)
+        assert (pool.stats().failed, pool.stats().idle) == (0, 1)
+        with pool.acquire(PATIENCE) as box:
+            check_idle_end(box, 2)

@@ -81,6 +81,9 @@ class FakeFactory:
         await asyncio.sleep(0)
         self.check(one)
 
+    def keep(self, one: FakeSandbox) -> None:
+        one.log.append("kept")
+
     def clean(self, one: FakeSandbox) -> None:
         one.log.append("cleaned")
         if self.dirty is not None:

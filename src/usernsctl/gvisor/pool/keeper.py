@@ -76,6 +76,9 @@ class Maker(Protocol[_T]):
     async def check_async(self, sandbox: _T) -> None:
         """Check that a sandbox can be used, without blocking the event loop; raise if it can't."""
 
+    def keep(self, sandbox: _T) -> None:
+        """Stop the idle timeout of a sandbox that is not leased, until its next check."""
+
     def clean(self, sandbox: _T) -> None:
         """Kill everything in a sandbox so that it can be leased again; raise if anything survives.
 
@@ -497,6 +500,9 @@ class Keeper(Generic[_T]):
             if waiter.is_expired:
                 self._end_in_background([slot])
             else:
+                # Ignore errors: if the sandbox has ended, it is replaced.
+                with contextlib.suppress(Exception):
+                    self.maker.keep(slot.sandbox)
                 self._keep_ready(slot, first=True)
 
     def _on_reject(self, told: tuple[Waiter[_T], BaseException]) -> None:

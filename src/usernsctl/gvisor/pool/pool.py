@@ -108,7 +108,7 @@ class SandboxMaker:
                     remedy="leave out detach=True in the start() of the template",
                 )
             self._probe(box, self._start_seconds)
-            self._keep(box)
+            self.keep(box)
             if self._warms:
                 self._warm(box)
             if self._reuses:
@@ -118,8 +118,13 @@ class SandboxMaker:
             raise
         return box
 
-    def _keep(self, box: Sandbox) -> None:
-        if (activity := box._commands.begin()) is not None:
+    def keep(self, box: Sandbox) -> None:
+        """Stop the idle timeout of a sandbox, until :meth:`check` lets it begin.
+
+        :raises SandboxEndedError: the sandbox has ended.
+        :raises ValueError: the sandbox was closed.
+        """
+        if box not in self._kept and (activity := box._commands.begin()) is not None:
             self._kept[box] = activity
 
     def _end_keeping(self, box: Sandbox) -> None:
@@ -167,7 +172,7 @@ class SandboxMaker:
         :raises TimeoutExpired: the agent does not answer.
         :raises UsernsError: a process survived, or a kernel setting or shared memory was changed.
         """
-        self._keep(box)
+        self.keep(box)
         box._end_others(_CLEAN_SECONDS)
         self._probe(box, self._start_seconds)
         check_leftovers(box, self._initial_leftovers[box], self._start_seconds)
