@@ -264,7 +264,7 @@ void agent_unload(struct agent_loaded *loaded);
  * subreaper, even if the children have changed their session or process group. */
 
 /* Opens /proc, so that a mount on it can't hide it later. Returns a descriptor, or -1 if /proc is
- * not a proc filesystem. */
+ * not a proc filesystem, or has the pids of another PID namespace. */
 int agent_open_proc(void);
 
 /* Sends a signal to every descendant of the calling process, or, if `group` is not 0, only to the
@@ -276,7 +276,8 @@ bool agent_signal_tree(int proc, pid_t group, int sig);
 typedef bool agent_spared(pid_t pid, void *arg);
 
 /* Kills the descendants of the calling process, except the children for which `spared` returns
- * true, and the descendants of these children. Returns whether there was any process to kill. */
+ * true, and the descendants of these children. Without /proc, kills only children; their orphans
+ * become children of the calling process. Returns whether there was any process to kill. */
 bool agent_kill_others(int proc, agent_spared *spared, void *arg);
 
 /* Stops all processes of the PID namespace except the calling process and PID 1, kills the

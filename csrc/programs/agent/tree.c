@@ -84,13 +84,27 @@ static void sleep_ns(long nanoseconds)
     syscall(SYS_nanosleep, &time, NULL, 0, 0, 0);
 }
 
-int agent_open_proc(void)
+/* Returns whether `proc` is a proc filesystem with the pids of this PID namespace: its link "self"
+ * then has the pid of this process as target (proc(5)). */
+static bool has_own_pids(int proc)
 {
     struct statfs fs;
+    char target[32];
+    uint64_t pid;
+    if (fstatfs(proc, &fs) || (uint64_t)fs.f_type != PROC_SUPER_MAGIC)
+        return false;
+    long size = syscall(SYS_readlinkat, proc, "self", target, sizeof target - 1, 0, 0);
+    if (size <= 0)
+        return false;
+    target[size] = '\0';
+    const char *end = un_number_read(target, PIDS - 1, &pid);
+    return end && !*end && (pid_t)pid == getpid();
+}
+
+int agent_open_proc(void)
+{
     int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (proc < 0)
-        return -1;
-    if (!fstatfs(proc, &fs) && (uint64_t)fs.f_type == PROC_SUPER_MAGIC)
+    if (proc < 0 || has_own_pids(proc))
         return proc;
     close(proc);
     return -1;
@@ -227,11 +241,28 @@ bool agent_signal_tree(int proc, pid_t group, int sig)
     return true;
 }
 
+/* Kills the children of this process, except those for which `spared` returns true, by trying all
+ * pids, without /proc. The orphans of the killed children are reparented to this process, and
+ * killed in the next round. Returns whether there was any child to kill. */
+static bool kill_children_by_trial(agent_spared *spared, void *arg)
+{
+    siginfo_t none;
+    bool any = false;
+    for (pid_t pid = 2; pid < 1 << 16; pid++) {
+        if (waitid(P_PID, (id_t)pid, &none, WEXITED | WNOHANG | WNOWAIT) ||
+            (spared && spared(pid, arg)))
+            continue;
+        any = true;
+        kill(pid, SIGKILL);
+    }
+    return any;
+}
+
 bool agent_kill_others(int proc, agent_spared *spared, void *arg)
 {
     struct listing *listing = list_processes(proc, getpid(), 0, spared, arg);
     if (!listing)
-        return false;
+        return kill_children_by_trial(spared, arg);
     bool any = false;
     for (size_t i = 0; i < listing->count; i++) {
         if (!listing->processes[i].below)
@@ -276,16 +307,6 @@ void agent_kill_while_stopped(int proc, pid_t root)
         unmap_listing(listing);
 }
 
-/* Kills the children of this process by trying all pids, without /proc. The orphans of these
- * children are reparented to this process, and killed in the next round. */
-static void kill_children_by_trial(void)
-{
-    siginfo_t none;
-    for (pid_t pid = 2; pid < 1 << 16; pid++)
-        if (!waitid(P_PID, (id_t)pid, &none, WEXITED | WNOHANG | WNOWAIT))
-            kill(pid, SIGKILL);
-}
-
 /* A summary of the descendants in one listing, to compare with the next listing. */
 struct found {
     size_t count;
@@ -328,7 +349,7 @@ static bool kill_found(int proc, pid_t group, int64_t end, struct found *found)
         return false;
     struct listing *listing = list_processes(proc, getpid(), end, NULL, NULL);
     if (!listing) {
-        kill_children_by_trial();
+        kill_children_by_trial(NULL, NULL);
         return true;
     }
     bool in_time = !listing->is_late;

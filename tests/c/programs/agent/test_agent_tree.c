@@ -68,9 +68,30 @@ static void children_and_orphans_end_without_proc(void)
     start_parent(false);
     start_sleeper();
     CHECK(!agent_signal_tree(-1, 0, SIGKILL));
-    CHECK(!agent_kill_others(-1, NULL, NULL));
     agent_kill_tree(-1, &how);
     CHECK_INT(count, 3);
+    check_no_child_left();
+}
+
+static bool is_spared(pid_t pid, void *arg)
+{
+    const pid_t *spared = arg;
+    return pid == *spared;
+}
+
+static void others_end_without_proc(void)
+{
+    int count = 0;
+    pid_t spared = start_sleeper();
+    start_parent(false);
+    for (int round = 0; round < 1000 && agent_kill_others(-1, is_spared, &spared); round++) {
+        reap_and_count(&count);
+        usleep(1000);
+    }
+    CHECK_INT(count, 2);
+    CHECK(!agent_kill_others(-1, is_spared, &spared));
+    CHECK_INT(kill(spared, SIGKILL), 0);
+    CHECK_INT(wait_for(spared), 128 + SIGKILL);
     check_no_child_left();
 }
 
@@ -170,9 +191,12 @@ static int run_tests(void *arg)
     struct un_error err;
     (void)arg;
     CHECK_INT(getpid(), 1);
+    /* The old /proc has the pids of the parent namespace. */
+    CHECK_INT(agent_open_proc(), -1);
     CHECK_OK(un_mount("proc", "/proc", "proc", 0, NULL, &err), &err);
     descendants_are_killed_while_all_is_stopped();
     children_and_orphans_end_without_proc();
+    others_end_without_proc();
     help_is_requested_after_some_rounds();
     a_later_command_with_the_pid_of_an_ended_one_survives();
     a_background_process_with_the_pid_of_its_command_reports_no_end();
