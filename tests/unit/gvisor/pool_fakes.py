@@ -22,10 +22,12 @@ class FakeSandbox:
     """Fake sandbox.
 
     :ivar log: names of the operations that the pool has applied to the sandbox.
+    :ivar expired: the time (time.monotonic()) at which the sandbox has expired, or 0.
     """
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self.expired = 0.0
         self.ended, self._end = os.pipe()
 
     def end(self) -> None:
@@ -94,6 +96,7 @@ class FakeFactory:
 
     def expire(self, one: FakeSandbox, ttl: float, used: float) -> None:
         assert 0 < ttl <= used
+        one.expired = time.monotonic()
         one.log.append("expired")
 
     def end(self, one: FakeSandbox) -> None:

@@ -375,9 +375,10 @@ def test_idle_timeout_ends_sandboxes(factory: FakeFactory) -> None:
 
 def test_lease_expires_after_its_ttl(factory: FakeFactory) -> None:
     with open_keeper(factory, size=2, max_uses=9) as pool:
+        begun = time.monotonic()
         with lease(pool, ttl=0.05) as one:
-            assert one.log == []
             wait_until(lambda: one.log == ["expired"])
+            assert one.expired - begun >= 0.05
             time.sleep(0.1)
             assert one.log == ["expired"]
         with lease(pool, ttl=1000) as other:
@@ -387,21 +388,25 @@ def test_lease_expires_after_its_ttl(factory: FakeFactory) -> None:
 
 
 def test_health_check_does_not_shorten_the_ttl(factory: FakeFactory) -> None:
+    checked = []
+
     def check(one: FakeSandbox) -> Exception | None:
         time.sleep(0.2)
+        checked.append(time.monotonic())
         return RuntimeError("it was killed") if "expired" in one.log else None
 
     async def main() -> None:
         async with AsyncLease(pool, PATIENCE, 0.1) as one:
-            assert one.log == []
             await asyncio.to_thread(wait_until, lambda: one.log == ["expired"])
+            assert one.expired - checked[-1] >= 0.1
 
     factory.sick = check
     with open_keeper(factory) as pool:
         with lease(pool, ttl=0.1) as one:
-            assert one.log == []
             wait_until(lambda: one.log == ["expired"])
+            assert one.expired - checked[-1] >= 0.1
         asyncio.run(main())
+        assert len(checked) == 2
         assert pool.stats.failed == 0
 
 
