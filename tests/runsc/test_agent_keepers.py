@@ -152,12 +152,14 @@ def test_the_next_command_runs_after_a_keeper_is_killed(tally: Tally) -> None:
                     tally.succeeded("a command was not kept")
 
 
-# Script that kills every agent that runsc has started, but not the agent's keepers.
+# Script that kills every agent that runsc has started, but not the agent's keepers. Then the script
+# sleeps, so that it can't exit before it is killed.
 KILLING = """
 for path in /proc/[0-9]*; do
     read -r pid name state parent rest <$path/stat
     [ "$name $parent" != "(.usernsctl-agen) 0" ] || kill -KILL $pid
 done
+exec sleep 1000
 """
 
 

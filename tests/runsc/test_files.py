@@ -515,8 +515,10 @@ def test_files_that_change_during_a_copy_are_reported(
         stop.set()
         thread.join()
     assert (report.changed, report.changed_count, report.bytes) == (("",), 1, 64 << 20)
-    script = 'while :; do touch "$1"; done'
-    with box.popen(["sh", "-c", script, "sh", f"{inside}/file"]) as process:
+    script = 'echo; while :; do touch "$1"; done'
+    command = ["sh", "-c", script, "sh", f"{inside}/file"]
+    with box.popen(command, stdout=un.PIPE) as process:
+        assert process.stdout.readline() == b"\n"
         report = box.get(inside, tmp_path / "back")
         process.kill_tree()
     assert (report.changed, report.changed_count) == (("file",), 1)

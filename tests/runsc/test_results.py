@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import pickle
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -107,17 +110,44 @@ def test_results_count_processor_time(host: un.SandboxHost, box: un.Sandbox) -> 
     assert usage.maxrss > 1000
 
 
+@contextlib.contextmanager
+def when_started(do: Callable[..., object], *args: object) -> Iterator[int]:
+    """Call `do` in a thread once the command STARTED has started.
+
+    Yield the descriptor for the command's standard output.
+    """
+    reader, output = os.pipe()
+
+    def wait_and_do() -> None:
+        os.read(reader, 1)
+        do(*args)
+
+    thread = threading.Thread(target=wait_and_do)
+    thread.start()
+    try:
+        yield output
+    finally:
+        os.close(output)
+        thread.join()
+        os.close(reader)
+
+
+STARTED = ["sh", "-c", "echo; exec sleep 1000"]
+
+
 def test_result_in_a_killed_sandbox_has_reason_sandbox_ended(host: un.SandboxHost) -> None:
     with host.start(None) as box:
-        threading.Timer(0.5, box.kill).start()
-        result = box.run(FOREVER)
+        with when_started(box.kill) as output:
+            result = box.run(STARTED, stdout=output)
         assert (result.returncode, result.reason) == (-signal.SIGKILL, "sandbox-ended")
         with pytest.raises(un.SandboxEndedError, match="has ended"):
             box.run(["true"])
-    with host.start(None) as box:
-        threading.Timer(0.5, box.close).start()
-        with pytest.raises(un.SandboxEndedError) as caught:
-            box.run(FOREVER, check=True)
+    with (
+        host.start(None) as box,
+        when_started(box.close) as output,
+        pytest.raises(un.SandboxEndedError) as caught,
+    ):
+        box.run(STARTED, stdout=output, check=True)
     assert isinstance(caught.value, un.CommandError)
     assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
     with pytest.raises(un.SandboxEndedError):
@@ -126,10 +156,9 @@ def test_result_in_a_killed_sandbox_has_reason_sandbox_ended(host: un.SandboxHos
 
 def test_commands_of_an_agent_that_ends_are_killed(host: un.SandboxHost) -> None:
     with host.start(FOREVER) as box:
-        box.run(["true"])
-        threading.Timer(0.5, box._end_others, [PATIENCE]).start()
         started = time.monotonic()
-        result = box.run(FOREVER)
+        with when_started(box._end_others, PATIENCE) as output:
+            result = box.run(STARTED, stdout=output)
         assert (result.returncode, result.reason) == (-signal.SIGKILL, "killed")
         assert time.monotonic() - started < PATIENCE
         assert box.run(["true"]).returncode == 0

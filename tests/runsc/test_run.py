@@ -296,7 +296,9 @@ def test_mode_of_the_terminal_is_restored(
     """
     ours, theirs = os.openpty()
     before = termios.tcgetattr(theirs)
-    script = f"stty raw -echo; echo ready; {'sleep 99' if sig else 'exit 7'}"
+    script = "stty raw -echo; echo ready; exit 7"
+    if sig:
+        script = 'stty raw -echo; trap "echo forwarded" WINCH; while :; do sleep 0.1; done'
     with (
         subprocess.Popen(
             ["setsid", "--ctty", usernsctl.path, "run", "--", "sh", "-c", script],
@@ -307,7 +309,13 @@ def test_mode_of_the_terminal_is_restored(
         open(ours, "rb", buffering=0) as terminal,
     ):
         seen = b""
-        while b"ready" not in seen:
+        while (b"forwarded" if sig else b"ready") not in seen:
+            # runsc begins to forward signals only shortly after the command's start, so repeat the
+            # signal.
+            if sig and not select.select([terminal], [], [], 0.05)[0]:
+                for runsc in children_of(process.pid):
+                    os.kill(runsc, signal.SIGWINCH)
+                continue
             seen += terminal.read(1000)
         if sig:
             assert termios.tcgetattr(theirs) != before
