@@ -10,12 +10,11 @@ import os
 import random
 import signal
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
-from conftest import SCRIPTS
+from conftest import SCRIPTS, files_below
 from networks import World
 from processes import children_of
 from tally import FULL
@@ -52,18 +51,10 @@ def reap_orphans(before: set[int]) -> set[int]:
     return descendants(os.getpid()) - before
 
 
-def traces_in(world: World) -> tuple[str, list[str], str]:
-    """Return the simulated host's mounts, listening sockets, and files that a start may leave."""
+def traces_in(world: World, directory: Path) -> tuple[str, set[str], str]:
+    """Return the simulated host's mounts and listening sockets, and the files below `directory`."""
     mounts = Path(f"/proc/{world.machine.pid}/mountinfo").read_text()
-    directories = [tempfile.gettempdir(), "/dev/shm", f"/run/user/{os.getuid()}"]
-    files = sorted(
-        os.path.join(directory, name)
-        for directory in directories
-        if os.access(directory, os.R_OK)
-        for name in os.listdir(directory)
-        if "usernsctl" in name
-    )
-    return mounts, files, world.run("ss", "-Hltnu").stdout
+    return mounts, files_below(directory), world.run("ss", "-Hltnu").stdout
 
 
 def start(world: World, number: int) -> subprocess.Popen[bytes]:
@@ -86,11 +77,14 @@ def kill_one(popen: subprocess.Popen[bytes], choice: random.Random) -> str:
 
 @pytest.mark.timeout(PATIENCE * 3 * ROUNDS)
 @pytest.mark.parametrize("number", range(ROUNDS))
-def test_killed_private_networks_leave_no_process_or_mount(world: World, number: int) -> None:
+def test_killed_private_networks_leave_no_process_or_mount(
+    world: World, runtime: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(runtime))
     seed = random.randrange(1 << 32)
     print(f"round {number}, seed {seed}")
     choice = random.Random(seed)
-    before, traces = descendants(os.getpid()), traces_in(world)
+    before, traces = descendants(os.getpid()), traces_in(world, runtime)
     starts = [(start(world, number), choice.uniform(0, LONGEST_LIFE)) for number in range(COUNT)]
     begin = time.monotonic()
     names = []
@@ -108,4 +102,4 @@ def test_killed_private_networks_leave_no_process_or_mount(world: World, number:
     while (left := reap_orphans(before)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert [(pid, name_of(pid)) for pid in left] == []
-    assert traces_in(world) == traces
+    assert traces_in(world, runtime) == traces
