@@ -47,7 +47,7 @@ COMMAND = ["/usr/bin/python3", "-c", OPENING]
 def descendants(pid: int) -> Iterator[int]:
     for child in children_of(pid):
         yield child
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             yield from descendants(child)
 
 
@@ -55,7 +55,7 @@ def check_descriptors(pid: int, tally: Tally) -> None:
     """Check that no descendant of `pid` has, or could have, more descriptors than the limit."""
     counts = {}
     for one in descendants(pid):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             counts[one] = len(os.listdir(f"/proc/{one}/fd"))
             limits = Path(f"/proc/{one}/limits").read_text()
             (hard,) = [line.split()[4] for line in limits.splitlines() if "open files" in line]
