@@ -95,8 +95,8 @@ struct un_launch {
     struct un_record *record;
     size_t record_count;
     size_t of_verb[UN_VERB_COUNT]; /* number of records of each verb, indexed by enum un_verb */
-    struct un_source
-        *source; /* the files that the `source` records name; of_verb[UN_VERB_SOURCE] elements */
+    /* the files that the `source` records name; of_verb[UN_VERB_SOURCE] elements */
+    struct un_source *source;
     /* the bind mounts of runsc, with room for of_verb[UN_VERB_BIND] elements */
     struct un_bind *bind;
     size_t bind_count; /* number of elements of `bind` that are set */

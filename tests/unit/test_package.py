@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.metadata
 import os
 import subprocess
 import sys
@@ -83,7 +82,7 @@ def test_import_usernsctl_imports_nothing_until_a_name_is_used() -> None:
 
 
 def test_version_is_that_of_the_distribution() -> None:
-    assert usernsctl_package.__version__ == importlib.metadata.version("usernsctl")
+    assert usernsctl_package.__version__ == metadata.version("usernsctl")
 
 
 @pytest.mark.parametrize("name", usernsctl_package.__all__)
