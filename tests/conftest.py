@@ -49,7 +49,7 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 # `make ray` runs tests/on_ray in an environment with Ray.
 collect_ignore: list[str] = [] if importlib.util.find_spec("ray") else ["on_ray"]
 # Timeout in seconds for the exit of processes that a test leaves behind.
-EXIT_SECONDS = 10
+EXIT_SECONDS = 30
 # __WALL, the option of waitpid(2) to wait for children cloned without SIGCHLD, too.
 WALL = 0x40000000
 

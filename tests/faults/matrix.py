@@ -35,7 +35,7 @@ import usernsctl as un
 
 MARK = -4242
 SECONDS = 60
-GRACE_SECONDS = 10
+GRACE_SECONDS = 30
 # Operation of prctl(2) that makes this process the new parent of orphaned descendants.
 PR_SET_CHILD_SUBREAPER = 36
 

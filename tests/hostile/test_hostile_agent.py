@@ -315,7 +315,7 @@ def test_a_false_agent_is_not_waited_for(
     with un.SandboxHost(binds=[f"{liar.parent}:/liar"]) as host:
         begin = time.monotonic()
         host.start(["sleep", "1000"]).close()
-        at_most = max(5, 10 * (time.monotonic() - begin))
+        at_most = max(PATIENCE, 10 * (time.monotonic() - begin))
         with host.start(["sleep", "1000"]) as box:
             for _ in range(Tally.rounds(1, 10)):
                 begin = time.monotonic()

@@ -17,8 +17,9 @@ import usernsctl as un
 from usernsctl._core import calls
 from usernsctl._core.calls import _CHILD
 
-# Timeout in seconds for starts that are expected to time out.
-SHORT = 0.3
+# Timeout in seconds for starts that are expected to time out. The program of the fixture `stuck`
+# must stop itself within that time.
+SHORT = 1
 
 
 @pytest.fixture

@@ -249,8 +249,8 @@ def test_failed_starts_raise_and_are_retried_with_delays(
 ) -> None:
     count = tmp_path / "count"
     stand_in(make_fake_runsc(f"echo >>{count}; exit 128"))
+    begin = time.monotonic()
     with un.SandboxHost() as host, host.pool(4, starts=1) as pool:
-        begin = time.monotonic()
         with (
             pytest.raises(un.PoolError, match="no sandbox could be started") as told,
             pool.acquire(),

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.also_root
 # Timeout for a start, in seconds.
 PATIENCE = 20
 # Timeout for the disappearance of short-lived processes and mounts, in seconds.
-SETTLING = 5
+SETTLING = 30
 
 # Secrets that only the command in the sandbox may read.
 SECRETS = {"SECRET": "in the environment", "TOKEN": "handed over", "argument": "of the command"}

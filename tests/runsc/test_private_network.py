@@ -305,17 +305,17 @@ def processes_of(world: World) -> dict[str, int]:
 
 
 def processes_left(world: World) -> list[str]:
-    """Return the names of usernsctl's processes that are still on the simulated host after 5 s.
+    """Return the names of usernsctl's processes that are still on the simulated host after 30 s.
 
     A process of pasta is not found, because its /proc/PID/ns/net can't be read. But pasta can't
     outlive usernsctl-network, which is PID 1 of pasta's PID namespace.
     """
-    for _ in range(100):
+    deadline = time.monotonic() + 30
+    while True:
         found = [name for name in processes_of(world) if name.startswith("usernsctl-")]
-        if not found:
-            return []
+        if not found or time.monotonic() > deadline:
+            return found
         time.sleep(0.05)
-    return found
 
 
 PASTA = next(path for path in ("/usr/local/bin/pasta", "/usr/bin/pasta") if os.path.exists(path))

@@ -73,7 +73,7 @@ def test_exit_status_143_is_not_reraised_as_a_signal(make_command: MakeCommand) 
         ]
         for process in started:
             assert process.stdout.readline() == b"\n"
-        time.sleep(1)
+        time.sleep(3)
         for process in started:
             process.communicate(timeout=PATIENCE)
         assert [process.returncode for process in started] == statuses

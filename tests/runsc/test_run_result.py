@@ -161,7 +161,9 @@ def test_result_counts_processor_time_of_all_processes(usernsctl: Program, resul
     work = ["python3", "-c", "import os\nfor i in range(2 * 10**7): pass\nprint(os.times().user)"]
     least = float(capture(work, timeout=PATIENCE).stdout)
     usernsctl("run", "--result", result, "--", *work, timeout=PATIENCE)
-    assert read(result)["rusage"]["utime"] > least * 0.9
+    # The CPU time of the same loop differs between runs, because it depends on the load of the
+    # host.
+    assert read(result)["rusage"]["utime"] > least / 2
 
 
 def test_crash_of_gvisor_writes_a_result(result: Path, tmp_path: Path) -> None:

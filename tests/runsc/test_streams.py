@@ -158,5 +158,5 @@ def test_unsupported_descriptors_as_streams_raise(
             with pytest.raises(un.CommandError, match=f"{name}: gVisor can't pass") as caught:
                 start()
             assert caught.value.step == "stdio"
-            assert time.monotonic() - begin < 5
+            assert time.monotonic() - begin < 20
         assert box.run(["true"]).returncode == 0

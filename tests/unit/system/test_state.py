@@ -26,7 +26,7 @@ from usernsctl.namespaces import named
 pytestmark = pytest.mark.also_root
 
 # Timeout in seconds for calls that must not wait for a lock or a file.
-AT_MOST = 2
+AT_MOST = 20
 
 
 @pytest.fixture
