@@ -116,6 +116,8 @@ REMEMBERED = (
     "runsc-missing+no-mount-point",
     "cap-last-cap-empty+powerless-root",
     "landlock-allows-proc+stdin-closed",
+    "proc-of-outer-pids+runsc-hangs",
+    "no-proc+runsc-hangs",
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,20 @@ def test_the_profile_probe_does_not_run_the_program(tmp_path: Path, program: str
     # With AppArmor, the probe prints a line for each executable program, with its label and path.
     for line in done.stdout.splitlines():
         assert line.partition("\t")[2] in (program, str(script))
+
+
+@pytest.mark.parametrize("step", ["sleep 1000", "exit 3"], ids=["late", "ended"])
+@pytest.mark.parametrize("mount_proc", [True, False], ids=["own /proc", "outer /proc"])
+def test_the_probe_kills_orphans_in_other_sessions(mount_proc: bool, step: str) -> None:
+    """Check that no orphan survives, even if /proc belongs to an outer PID namespace."""
+    orphan = f"setsid sh -c 'setsid sleep 1000 & sleep 1000' & sleep 0.2; {step}"
+    # This script is PID 1, so waitpid(2) finds the processes that outlive usernsctl-probe.
+    init = "import os, subprocess, sys; subprocess.run(sys.argv[1:]); os.waitpid(-1, os.WNOHANG)"
+    words = ["unshare", "-Ur", "--pid", "--fork", *(["--mount-proc"] if mount_proc else [])]
+    words += [sys.executable, "-I", "-c", init, str(PROBE), "--within", "700", "--"]
+    done = capture([*words, "/bin/sh", "-c", orphan], timeout=PATIENCE)
+    assert done.stdout == ("\x00124" if step == "sleep 1000" else "\x003")
+    assert "ChildProcessError" in done.stderr
 
 
 @pytest.mark.userns_requires("strace")

@@ -35,20 +35,36 @@ void kill_child(pid_t pid)
     }
 }
 
-/* Kills all children except `ended`, which may be 0. Returns false without killing any if /proc
- * does not list the children, or if /proc belongs to another PID namespace: its pids may then be
- * those of unrelated processes in this PID namespace. */
-static bool kill_own_children(pid_t ended)
+/* Kills a child by its directory in /proc, which pidfd_send_signal(2) accepts as a pidfd. In the
+ * /proc of an outer PID namespace, `pid` is not the pid that kill(2) and pidfd_open(2) take. */
+static void kill_in_outer_proc(long pid)
 {
-    if (un_proc_status("/proc", "Pid:") != getpid())
-        return false;
+    char path[32];
+    snprintf(path, sizeof path, "/proc/%ld", pid);
+    int directory = openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (directory < 0)
+        return;
+    syscall(UN_SYS_PIDFD_SEND_SIGNAL, directory, SIGKILL, NULL, 0);
+    close(directory);
+}
+
+/* Kills all children, except the first if `has_ended`. Returns false without killing any if /proc
+ * does not list the children. The list begins with the child that this process has forked, because
+ * the kernel appends orphans. */
+static bool kill_own_children(bool has_ended)
+{
     char text[4096], *at = text;
     if (un_read_file(AT_FDCWD, "/proc/thread-self/children", text, sizeof text) < 0)
         return false;
+    bool is_own_proc = un_proc_status("/proc", "Pid:") == getpid();
+    if (has_ended)
+        strtol(at, &at, 10);
     /* A blank follows each pid. A pid without a blank is truncated. */
     for (long pid; (pid = strtol(at, &at, 10)) > 0 && *at == ' ';)
-        if (pid != ended)
+        if (is_own_proc)
             kill_child((pid_t)pid);
+        else
+            kill_in_outer_proc(pid);
     return true;
 }
 
@@ -73,11 +89,11 @@ static bool reap_ended(void)
 static void end_all(pid_t first, bool has_ended, const sigset_t *signals)
 {
     int64_t until = un_now_ms() + GRACE_MS;
-    if (!kill_own_children(has_ended ? first : 0))
+    if (!kill_own_children(has_ended))
         kill(-first, SIGKILL);
     while (!reap_ended() && un_now_ms() < until) {
         wait_for_change(signals, un_now_ms() + SLICE_MS);
-        kill_own_children(0);
+        kill_own_children(false);
     }
 }
 

@@ -245,6 +245,31 @@ def test_a_wrapper_is_killed_with_its_children(
         os.close(reader)
 
 
+def test_runsc_is_killed_with_its_caller(
+    cache: Path, program: FakeRunscFactory, tmp_path: Path
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    path = str(program(f"exec 9>{fifo}; echo >&9; exec sleep 600"))
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    caller = os.fork()
+    if caller == 0:
+        try:
+            release_of(path, seconds=600)
+        finally:
+            os._exit(1)
+    try:
+        assert wait_readable(reader, timeout=60)
+        assert os.read(reader, 100) == b"\n"
+        os.kill(caller, signal.SIGKILL)
+        os.waitpid(caller, 0)
+        # Reads of a FIFO whose writers have exited return end of file.
+        assert wait_readable(reader, timeout=60)
+        assert os.read(reader, 100) == b""
+    finally:
+        os.close(reader)
+
+
 def test_missing_runsc_raises(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(RunscError, match="No such file"):
         release_of(str(tmp_path / "absent"))

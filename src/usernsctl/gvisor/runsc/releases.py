@@ -193,6 +193,7 @@ def _run_version(path: str, seconds: float) -> tuple[bytes, int | None]:
 
     :raises RunscError: the program did not exit within `seconds`.
     """
+    import signal
     import time
 
     from usernsctl.commands.popen import PIPE, STDOUT, Popen, TimeoutExpired
@@ -210,6 +211,8 @@ def _run_version(path: str, seconds: float) -> tuple[bytes, int | None]:
             # Start a new session, so that all processes of a wrapper can be killed as a process
             # group.
             start_new_session=True,
+            # If this process is killed, nothing else kills the new session.
+            pdeathsig=signal.SIGKILL,
         )
     with _killed(process):
         assert process.stdout is not None
