@@ -52,6 +52,19 @@ class Session:
         size = struct.pack("4H", rows, columns, 0, 0)
         fcntl.ioctl(self._leader, termios.TIOCSWINSZ, size)
 
+    def resize_until(self, rows: int, columns: int, wanted: str) -> None:
+        """Resize the terminal; then read the output until `wanted` has appeared.
+
+        runsc ignores SIGWINCH until its start of the container has returned. On a loaded machine,
+        the container's first output comes before that, so SIGWINCH is sent again each second.
+        """
+        self.resize(rows, columns)
+        deadline = time.monotonic() + 60
+        while not self._reads(wanted, 1):
+            assert time.monotonic() < deadline, f"no {wanted!r} in {self._output!r}"
+            os.killpg(os.tcgetpgrp(self._leader), signal.SIGWINCH)
+        self.read_until(wanted)
+
     def type(self, keys: str, *wanted: str) -> None:
         """Type keys; then read the output until each text of `wanted` has appeared, in order."""
         os.write(self._leader, keys.encode())
@@ -64,13 +77,7 @@ class Session:
         The terminal echoes typed text, which therefore must not contain `wanted`. For example, type
         end''ed if `wanted` is "ended".
         """
-        deadline = time.monotonic() + 60
-        while wanted.encode() not in self._output:
-            ready, _, _ = select.select([self._leader], [], [], deadline - time.monotonic())
-            assert ready, f"no {wanted!r} in {self._output!r}"
-            part = self._read()
-            assert part, f"no {wanted!r} in {self._output!r}, and then the end"
-            self._output += part
+        assert self._reads(wanted, 60), f"no {wanted!r} in {self._output!r}"
         before, _, self._output = self._output.partition(wanted.encode())
         return before.decode(errors="replace")
 
@@ -87,6 +94,18 @@ class Session:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
         os.close(self._leader)
+
+    def _reads(self, wanted: str, seconds: float) -> bool:
+        """Read the output for at most `seconds`; return whether it contains `wanted`."""
+        deadline = time.monotonic() + seconds
+        while wanted.encode() not in self._output:
+            left = max(0, deadline - time.monotonic())
+            if not select.select([self._leader], [], [], left)[0]:
+                return False
+            part = self._read()
+            assert part, f"no {wanted!r} in {self._output!r}, and then the end"
+            self._output += part
+        return True
 
     def _read(self) -> bytes:
         try:

@@ -254,7 +254,10 @@ def wait_for_runsc(watcher: int, state: str | None) -> None:
     """Wait until the watcher's runsc is in `state`, or until it is reaped if `state` is None."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        found = [status_of(pid) for pid in children_of(watcher)]
+        found = []
+        for pid in children_of(watcher):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has been reaped
+                found.append(status_of(pid))
         states = [status["State"][0] for status in found if status["Name"] == "runsc"]
         if (states == []) if state is None else (state in states):
             return

@@ -76,8 +76,7 @@ def test_resize_sends_sigwinch_to_the_command(start: Start) -> None:
     script = 'trap "stty size; exit 3" WINCH; stty size; while :; do sleep 0.1; done'
     session = start("sh", "-c", script)
     session.read_until("24 80")
-    session.resize(40, 123)
-    session.read_until("40 123")
+    session.resize_until(40, 123, "40 123")
     assert session.wait() == 3
 
 
@@ -104,8 +103,7 @@ def test_curses_program_reads_keys_and_redraws(start: Start) -> None:
     session = start("/usr/bin/python3", "-c", CURSES, options=("--env", "TERM=xterm"))
     session.read_until("size 24 80.")
     session.type("a", "key 97.")
-    session.resize(30, 90)
-    session.read_until("resized.")
+    session.resize_until(30, 90, "resized.")
     session.type("q")
     assert session.wait() == 0
 
