@@ -161,6 +161,11 @@ def test_no_pipe_of_a_command_is_lost_by_an_interrupt() -> None:
     interrupt_each(lambda: un.run(["true"], capture_output=True), "open")
 
 
+def test_no_null_device_of_a_command_is_lost_by_an_interrupt() -> None:
+    """Regression test: an interrupt in subprocess leaked the descriptor of /dev/null."""
+    interrupt_each(lambda: un.run(["true"], stdin=un.DEVNULL, stdout=un.PIPE), "open")
+
+
 def test_no_pipe_of_a_command_is_lost_by_an_unknown_encoding() -> None:
     before = open_descriptors()
     with pytest.raises(LookupError, match="unknown encoding"):

@@ -399,6 +399,21 @@ class Popen(Collected[AnyStr]):
         self._ends = p2cwrite, c2pread, errread
         return made
 
+    def _get_devnull(self) -> int:
+        """Open /dev/null unless it is open; return its descriptor, which the base class closes.
+
+        dict.update() opens and stores the descriptor in C code. Python runs no signal handler
+        between the two steps, so an exception of a handler can't leak the descriptor.
+        """
+        if "_devnull" not in vars(self):
+            vars(self).update(
+                zip(["_devnull"], map(os.open, [os.devnull], [os.O_RDWR]), strict=True)
+            )
+        return self._devnull
+
+    # The descriptor of /dev/null while Popen.__init__ starts a command with DEVNULL.
+    _devnull: int
+
     def _close_unopened(self) -> None:
         """Close the pipe descriptors that Popen.__init__ leaves open if it fails.
 
