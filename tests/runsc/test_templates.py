@@ -223,6 +223,23 @@ def test_command_that_exits_before_ready_raises_with_its_stderr(
     assert (caught.value.step, caught.value.cause) == ("template", "template-not-ready")
 
 
+@pytest.mark.parametrize("slow", ["ps", "checkpoint"])
+def test_command_that_exits_before_it_is_saved_raises_with_its_status(
+    stand_in: Any, slow: str
+) -> None:
+    """Check the error if the command ends after its line, before `slow` or during it."""
+    delay = f'case " $* " in *" {slow} "*) sleep 1;; esac'
+    stand_in(f'#!/bin/sh\n{delay}\nexec {gvisor.path()} "$@"\n')
+    script = ["sh", "-c", "echo READY; sleep 0.5; exit 3"]
+    with (
+        un.SandboxHost() as host,
+        pytest.raises(un.RunscError, match=r"status 3 before it was saved: READY") as caught,
+    ):
+        host.template(script, ready="line:READY")
+    assert (caught.value.step, caught.value.cause) == ("template", "template-not-ready")
+    assert "let CMD run on" in str(caught.value.remedy)
+
+
 @pytest.mark.parametrize("ready", ["never", "/never", "port:9"])
 def test_command_that_is_never_ready_is_killed_by_the_timeout(
     host: un.SandboxHost, ready: str

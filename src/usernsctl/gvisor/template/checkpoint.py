@@ -7,6 +7,7 @@ import json
 import os
 import re
 import selectors
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ from usernsctl.errors import (
     CommandNotADirectoryError,
     CommandNotFoundError,
     RunscError,
+    SandboxEndedError,
 )
 from usernsctl.gvisor import checks, oci
 from usernsctl.gvisor.agent import protocol as wire
@@ -43,7 +45,7 @@ from usernsctl.gvisor.agent.protocol import (
 from usernsctl.gvisor.launch.steps import AGENT_INSIDE
 from usernsctl.gvisor.runsc import logs
 from usernsctl.gvisor.runsc.command import PRIVATE_UMASK
-from usernsctl.gvisor.runsc.container import query, raise_if_ended
+from usernsctl.gvisor.runsc.container import ENDING_SECONDS, query, raise_if_ended
 from usernsctl.gvisor.runsc.stdio import prepared_streams
 from usernsctl.gvisor.sandbox.attached import AttachedSandbox
 from usernsctl.gvisor.sandbox.detached import DetachedSandbox
@@ -122,10 +124,10 @@ class Ready:
                 if deadline is not None and time.monotonic() >= deadline:
                     raise TimeoutExpired(box.args, 0)
                 if box.poll() is not None and not self._is_reached(box, output, deadline):
-                    raise self._ended(box, output)
+                    raise _ended(box, output, "ready")
                 output.news.wait(_NEWS_SECONDS)
         if box.poll() is not None:
-            raise self._ended(box, output)
+            raise _ended(box, output, "saved", _KEEP_RUNNING)
 
     def _is_reached(
         self, box: TemplateSandbox, output: OutputReader, deadline: float | None
@@ -141,11 +143,21 @@ class Ready:
                 raise
             return False
 
-    def _ended(self, box: Sandbox, output: OutputReader) -> Exception:
-        status = box.wait()
-        said = output.last_line()
-        why = f"the command of the template ended with status {status} before it was ready"
-        return not_ready(f"{why}: {said}" if said else why)
+
+# The remedy for a command that ends after it was ready, and before the checkpoint is complete.
+_KEEP_RUNNING = "let CMD run on when it is ready, for example until it reads a line"
+
+
+def _ended(box: Sandbox, output: OutputReader, goal: str, remedy: str | None = None) -> RunscError:
+    """Return the error for a command that ended too early, with its status and last line.
+
+    :param goal: what the template was not before the end: ``"ready"`` or ``"saved"``.
+    :raises RunscError: a limit ended the sandbox, or the exit status is unknown.
+    """
+    status = box.wait()
+    said = output.last_line()
+    why = f"the command of the template ended with status {status} before it was {goal}"
+    return not_ready(f"{why}: {said}" if said else why, remedy)
 
 
 def _has_file(box: Sandbox, path: str, deadline: float | None) -> bool:
@@ -389,6 +401,10 @@ class TemplateSandbox(Sandbox):
 # The part of runsc's error message that means that a process in the sandbox has a host file open.
 _FILES_OPEN = "is not savable"
 
+# The part of runsc's error message that means that the sandbox has ended. Without a message, the
+# end of the sandbox's PID namespace has killed runsc.
+_STOPPED = "in state stopped"
+
 # The timeout for retries while runsc fails with the message _FILES_OPEN, in seconds.
 _SAVED_GONE_SECONDS = 3
 # The interval between these retries, in seconds.
@@ -485,7 +501,10 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
                     box.end_agent(deadline)
                 image = Image(prepared)
                 try:
-                    _checkpoint(box, image, deadline)
+                    try:
+                        _checkpoint(box, image, deadline)
+                    except SandboxEndedError as error:
+                        raise _ended(box, output, "saved", _KEEP_RUNNING) from error
                     made = _record(prepared, host, wanted, config, files)
                 except BaseException:
                     image.close()
@@ -515,13 +534,17 @@ def _checkpoint(box: TemplateSandbox, image: Image, deadline: float) -> None:
 
     :param deadline: the deadline, as a :func:`time.monotonic` time.
     :raises TimeoutExpired: runsc did not exit before the deadline.
-    :raises RunscError: the sandbox can't be saved, or has ended.
+    :raises SandboxEndedError: the sandbox has ended.
+    :raises RunscError: the sandbox can't be saved.
     """
     end = time.monotonic() + _SAVED_GONE_SECONDS
     while True:
         status, message = _checkpoint_once(box, image, deadline)
         if status == 0:
             return
+        is_end = status == -signal.SIGKILL if message is None else _STOPPED in message
+        if is_end and box.life.ends_within(ENDING_SECONDS):
+            raise box.life.end_error()
         if message is None or _FILES_OPEN not in message or time.monotonic() > end:
             raise _unsaved(message, status)
         image.clear()
