@@ -1,4 +1,4 @@
-"""Strings by which programs recognise gVisor in all releases, and facts about the tests' runsc."""
+"""Strings by which programs detect any release of gVisor, and the release of the tests' runsc."""
 
 from __future__ import annotations
 

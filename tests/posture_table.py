@@ -332,8 +332,8 @@ def in_container(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
 def in_remapped(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
     """Return the table for a container with a separate user namespace.
 
-    `traceable` can't be tested: a process outside can't change to ids that only the container's
-    user namespace maps.
+    `traceable` can't be tested: the tracer, a process on the host, would have to change to the ids
+    of the traced process, but only the container's user namespace maps these ids.
     """
     return {kind: replace(row, traceable=None) for kind, row in in_container(sandboxes).items()}
 

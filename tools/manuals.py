@@ -179,7 +179,7 @@ def _listed(program: str, options: Iterable[Option]) -> Iterator[str]:
         yield from _block("option", option.written, [prose(option.help)])
 
 
-# ---- the page of a verb --------------------------------------------------------------------------
+# ---- the page of a subcommand --------------------------------------------------------------------
 
 
 def _help_parts(verb: Parser) -> tuple[list[str], list[str], list[str]]:

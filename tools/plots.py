@@ -14,8 +14,8 @@ TREE = Path(__file__).resolve().parent.parent
 RESULTS = TREE / "bench" / "results.txt"
 TARGET = TREE / "docs" / "pictures" / "performance.svg"
 
-# Matches the style sheet of a picture. All pictures have the style sheet of MODEL, which is drawn
-# by hand.
+# Matches the style sheet of an SVG figure. Each generated figure gets the style sheet of the figure
+# MODEL, which is drawn by hand.
 STYLE = re.compile(r"  <style>.*?</style>\n", re.DOTALL)
 MODEL = TREE / "docs" / "pictures" / "time.svg"
 

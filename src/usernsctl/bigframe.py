@@ -80,7 +80,7 @@ def _mapped_pages() -> int:
 
 
 def _call_in_frame(pointers: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call `function` from a frame of at least `pointers` pointers, and return its result."""
+    """Call `function` from a Python frame with the size of `pointers` pointers or more."""
 
     def call() -> Any:
         return function(*arguments)

@@ -73,7 +73,7 @@ def remapped(plain: Engine) -> Iterator[Engine]:
 
 @pytest.fixture
 def engine(request: pytest.FixtureRequest) -> Engine:
-    """Return the Docker daemon of the fixture that the test's parameter names."""
+    """Return the Docker daemon that a fixture provides; the test's parameter names the fixture."""
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Engine)
     return found

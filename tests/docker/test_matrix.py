@@ -35,7 +35,7 @@ REMEDIES_MAX = 4
 
 @pytest.fixture(scope="module")
 def found_causes() -> dict[Cell, tuple[str, ...]]:
-    """Return the dictionary in which the tests record the causes that they find for each cell."""
+    """Return a dictionary in which the tests record the causes of each cell's failures."""
     return {}
 
 

@@ -43,8 +43,8 @@ CLOSED = (
 )
 #: Kinds of environments that set the caller's ids or subordinate ranges.
 OF_CALLER = ("subordinate ranges", LAST)
-#: Kinds of environments that change the same object: in a pair of one kind, the second environment
-#: would hide the first.
+#: Kinds of environments of which a pair contains at most one, because two environments of such a
+#: kind change the same object, and the second would undo the first.
 EXCLUSIVE = (
     "subordinate ranges",
     "newuidmap and newgidmap",

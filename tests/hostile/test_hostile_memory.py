@@ -77,7 +77,7 @@ def attack(kind: str, rounds: int, place: Path, tally: Tally, *before: str) -> N
 
 
 def attack_beside(kind: str, rounds: int, place: Path, tally: Tally) -> None:
-    """Attack a caller with capabilities by a process with the same uid, but no capabilities."""
+    """Attack a caller that has capabilities, from a process with the same uid and none."""
     if os.geteuid() == 0:
         attack(kind, rounds, place, tally)
         return

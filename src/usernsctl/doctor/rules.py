@@ -526,7 +526,8 @@ _MAP = ("setgroups", "one-id-map", "nested-user", "range-map", "runsc")
 _RANGE = ("ranges", "range-map", "range-mount")
 _RUNSC = ("runsc",)
 
-#: The rules. Findings that block a purpose are reported in the order of their rules.
+#: The rules by which doctor derives its findings from the results of the probes. Findings that make
+#: a use (:class:`Purpose`) impossible are reported in the order of their rules.
 RULES: tuple[Rule, ...] = (
     Rule("already-in-gvisor", holds=in_gvisor, eclipses=True),
     Rule("no-proc", (*_MAP, "ranges", "namespaces", "mount"), no_proc),

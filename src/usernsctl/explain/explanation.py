@@ -100,7 +100,7 @@ def explain(stream: BinaryIO) -> Explanation:
 
 
 def _add_messages(seen: dict[str, dict[str, None]], search: MessageSearch, piece: bytes) -> None:
-    """Add each line with a message of the catalogue to `seen`, under the ids of its causes."""
+    """Find the lines with known messages; add each line to `seen`, by the ids of its causes."""
     for at, causes in search.add(piece):
         line = _line_at(piece, at)
         for cause_id in causes:

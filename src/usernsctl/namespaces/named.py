@@ -165,7 +165,7 @@ class NamedNamespace:
         return self._identity().is_foreign()
 
     def is_alive(self) -> bool:
-        """Return whether the holder runs, or may run because `pid` is of another PID namespace.
+        """Return whether the holder runs; True if `pid` is a number in another PID namespace.
 
         A holder sets its process name once its creator has published the record. If the creator was
         killed before that, the process keeps its starting name, exits soon, and is not a holder.

@@ -165,9 +165,9 @@ def prelude(*options: str) -> None:
 
 
 def sandbox() -> None:
-    """Run commands in a sandbox; the attacker is root in the SandboxHost's namespace.
+    """Run commands in a sandbox, while an attacker runs in the SandboxHost's user namespace.
 
-    A payload that has escaped from gVisor would be this root.
+    The attacker is root there, as is a payload that has escaped from gVisor.
     """
     with (
         un.SandboxHost() as host,

@@ -63,7 +63,10 @@ def test_activity_lock_is_held_until_end(tmp_path: Path) -> None:
 def test_end_in_two_threads_touches_no_other_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check that end() in two threads changes no file that has got the same descriptor number."""
+    """Check that end(), called in two threads, changes no file that is opened in between.
+
+    Such a file may get the descriptor number that the activity file had.
+    """
     utime = os.utime
     others: list[int] = []
 

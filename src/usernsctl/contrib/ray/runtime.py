@@ -40,7 +40,7 @@ _OVERLAY = "dev.gvisor.spec.rootfs.overlay"
 if TYPE_CHECKING:
 
     class _Base:
-        """Substitute for Ray's classes, which type checkers need not find."""
+        """Stand-in for Ray's base classes, so that type checkers work without Ray."""
 
         def __init__(self, *arguments: Any) -> None: ...
 
@@ -287,7 +287,7 @@ def _change(spec: dict[str, Any], change: Any) -> Any:
 def _errors(kind: Any) -> Iterator[None]:
     """Convert an exception from the body of the ``with`` statement to one of Ray's interface.
 
-    :param kind: the class of the resulting exception; SandboxTimeoutError for a timeout.
+    :param kind: the class of the resulting exception. A timeout always raises SandboxTimeoutError.
     """
     try:
         yield

@@ -115,8 +115,8 @@ class CommandDefaults(NamedTuple):
     def complete(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return `options`, the options of one command, with the defaults for missing options.
 
-        A relative `cwd` refers to the default `cwd`. If `options` sets the user, the default groups
-        and the default environment variables don't apply.
+        A relative `cwd` is resolved against the default `cwd`. If `options` sets the user, the
+        default groups and the default environment variables don't apply.
         """
         completed = dict(options)
         if self.cwd is not None:

@@ -327,8 +327,8 @@ class _Copy:
     def read(self, directory: bytes = b"") -> Record:
         """Return the next record from the copying program; raise an error that the record reports.
 
-        :param directory: the directory to which a path in an error record refers, as a path
-            relative to the copied directory.
+        :param directory: the directory at which a path in an error record starts. The directory
+            is itself relative to the copied directory.
         :raises SandboxFileError: the program has reported an error.
         """
         record = self.reader.read()

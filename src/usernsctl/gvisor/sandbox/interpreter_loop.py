@@ -31,8 +31,9 @@ MESSAGE_BYTES = 1 << 16
 #: The size, in bytes, by which an answer may be longer than the longest value: see :func:`_encode`.
 ENVELOPE_BYTES = 4096
 
-# The length in characters to which the strings of an answer are shortened to make room for a long
-# value. The strings are the value's repr(), or the name, message and traceback of an exception.
+# If the JSON of a long value leaves too little room in an answer, the other strings of the answer
+# are truncated to this many characters: the value's repr(), or an exception's name, message and
+# traceback.
 _FEW = 80
 # If an answer is too long even without the value, each string is shortened to 1/_PART of the
 # answer's maximum size: an answer has at most three strings, and JSON needs at most 12 bytes for a
