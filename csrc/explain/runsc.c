@@ -3,6 +3,7 @@
 #include "explain/explain.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 
 /* A file of /proc that only kernels with Yama have (Documentation/admin-guide/LSM/Yama.rst). */
 #define YAMA_FILE "sys/kernel/yama/ptrace_scope"
@@ -64,6 +65,26 @@ static void append_candidates(struct un_runsc_failure *failure, const char *cons
                                    "%s%s", i ? ", " : "    # finds which cause applies: ", ids[i]);
 }
 
+/* Returns the id of the cause for a resource limit of this process, which runsc inherits, that is
+ * too low for any sandbox; or NULL. The least values were measured with runsc 20240729, except that
+ * of RLIMIT_FSIZE: gVisor extends the file of the sandbox's memory by 1 GiB at once
+ * (pkg/sentry/pgalloc). */
+static const char *find_low_limit(void)
+{
+    static const struct {
+        int resource;
+        uint64_t least;
+        const char *cause;
+    } needs[] = {{RLIMIT_AS, UINT64_C(3) << 30, "address-space-limit"},
+                 {RLIMIT_DATA, UINT64_C(40) << 20, "address-space-limit"},
+                 {RLIMIT_FSIZE, UINT64_C(1) << 30, "file-size-limit"}};
+    struct rlimit limit;
+    for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)
+        if (!getrlimit(needs[i].resource, &limit) && limit.rlim_cur < needs[i].least)
+            return needs[i].cause;
+    return NULL;
+}
+
 /* Returns whether the procfs `proc` belongs to a PID namespace other than that of this process. */
 static bool is_of_other_pids(const char *proc)
 {
@@ -90,10 +111,9 @@ static void find_runsc_causes(const char *own, const char *limit, const char *pr
         }
     un_search_add_messages(&search, own, strlen(own));
     size_t count = rule_out(ids, un_search_causes(&search, ids), proc);
-    if (count == 1)
-        set_cause(failure, ids[0]);
-    else if (*limit)
-        set_cause(failure, limit);
+    const char *cause = count == 1 ? ids[0] : *limit ? limit : find_low_limit();
+    if (cause)
+        set_cause(failure, cause);
     if (failure->has_cause)
         return;
     set_remedy(failure, "usernsctl doctor");
@@ -162,5 +182,10 @@ void un_runsc_explain_silence(int status, const char *limit, const char *proc,
         "usernsctl explain    # with the message as input. After a crash, raise the limit of "
         "processes: ulimit -u, or docker run --pids-limit. After SIGILL, reinstall runsc. After a "
         "usage message, see runsc --version: the release may not know an option");
-    set_cause(failure, *limit ? limit : cause);
+    if (!*cause)
+        cause = find_low_limit();
+    if (*limit)
+        cause = limit;
+    if (cause)
+        set_cause(failure, cause);
 }

@@ -177,8 +177,9 @@ struct un_runsc_failure {
 };
 
 /* Searches the message of a failed runsc for messages of the catalogue, and fills in `failure`.
- * `limit` is the id of the cause for a limit that was exceeded, or "". The cause `limit` is
- * reported unless the message has exactly one possible cause. Text that the message quotes from
+ * `limit` is the id of the cause for a limit that was exceeded, or "". The cause `limit`, or else
+ * that of a resource limit of this process that is too low for any sandbox, is reported unless the
+ * message has exactly one possible cause. Text that the message quotes from
  * `config`, the untrusted config.json, is ignored; if `config` is NULL, the whole message is
  * ignored. `proc` is "/proc". */
 int un_runsc_explain(const char *message, const char *limit, const char *config, size_t size,

@@ -29,7 +29,7 @@ from usernsctl._text import shown, shown_lines
 _EXIT_STATUS = {"lookup": 127, "exec": 126}
 
 # The cause of each errno that has only one cause, whichever system call fails.
-_ONLY_CAUSE = {_EMFILE: "descriptor-limit"}
+_ONLY_CAUSE = {_EFBIG: "file-size-limit", _EMFILE: "descriptor-limit"}
 
 
 class UsernsError(OSError):
@@ -60,7 +60,12 @@ class UsernsError(OSError):
         self.step = step
         self.cause: str | None = None
         self.remedy: str | None = None
-        self.explain(cause=cause or _ONLY_CAUSE.get(errno), remedy=remedy)
+        self.explain(cause=cause or self._only_cause(errno), remedy=remedy)
+
+    @classmethod
+    def _only_cause(cls, errno: int) -> str | None:
+        """Return the id of the cause of `errno` if `errno` has only one cause."""
+        return _ONLY_CAUSE.get(errno)
 
     @classmethod
     def from_os_error(
@@ -251,6 +256,11 @@ class SandboxFileError(UsernsError):
     `step` is the side on which the copy failed, ``"inside"`` or ``"outside"`` of the sandbox;
     `filename` is the path on that side.
     """
+
+    @classmethod
+    def _only_cause(cls, errno: int) -> str | None:
+        # EFBIG may come from a limit of the copy or of the sandbox.
+        return None if errno == _EFBIG else super()._only_cause(errno)
 
 
 class SandboxFileNotFoundError(SandboxFileError, FileNotFoundError):

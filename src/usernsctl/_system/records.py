@@ -69,8 +69,9 @@ _STEP = "state"
 _CAUSE = "state-directory-unusable"
 _ELSEWHERE = "set XDG_RUNTIME_DIR to a directory of your own"
 
-# Errors for lack of descriptors or memory, for which another state directory is no remedy.
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# Errors due to limits of processes or lack of memory, for which another state directory is no
+# remedy.
+_EXHAUSTED = (errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 # Errors of open(2) for a file of an unexpected type.
 _OF_ANOTHER_KIND = (errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENXIO)
@@ -649,8 +650,8 @@ def wrap_os_errors(path: str, elsewhere: str = _ELSEWHERE) -> Iterator[None]:
     """Convert an OSError of a ``with`` block to a NamespaceError about `path`.
 
     :param elsewhere: the remedy in the error, such as the advice to use another state directory.
-        Errors about a file of the wrong type contain another remedy, and errors for lack of
-        descriptors or memory none.
+        Errors about a file of the wrong type contain another remedy, and errors due to a
+        limit or lack of memory none.
     :raises NamespaceError: a system call failed.
     """
     try:
