@@ -84,7 +84,7 @@ def create_profiles(environment: Path) -> None:
         if program.parent != BUILD:
             command = [program, "--help"]
             if program.suffix == ".so":
-                command = [environment / "bin" / "python", "-c", "import usernsctl"]
+                command = [environment / "bin" / "python", "-c", "import usernsctl._native"]
             subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     for profile in (environment / "profiles").iterdir():
         profile.chmod(0o666)
