@@ -66,6 +66,9 @@ provokes:
 - most handle a system call that fails in a native program: see the first table;
 - some retry a call that a signal has interrupted, or handle a race, such as a process that ends
   between two calls;
+- some name the cause of a failure that an earlier check usually names first, such as a caller
+  without a user name, whom newuidmap rejects;
+- `tests/hostile` executes some, such as the search for a child that root inside has stopped;
 - `facts/group_place.c` and `programs/shared/sandbox_group.c` have code for version 2 of control
   groups, which `make vm` executes; the machine of this count had version 1;
 - the agent has no libc in sandboxes, and so can't count there: `tests/c` runs most of it.
