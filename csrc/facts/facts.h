@@ -32,6 +32,9 @@ const char *un_ask(const char *path, const char *const words[], char *output, si
 /* Returns the path of the file that grants ids of a kind (enum un_kind): the path in `sources`, or
  * the default path if the path in `sources` is NULL. */
 const char *un_subid_path(const struct un_sources *sources, int kind);
+/* Returns whether `path` is a symbolic link. shadow's programs don't open such a file
+ * (lib/commonio.c): newuidmap exits without a message, and usermod can't add a range. */
+bool un_subid_is_link(const char *path);
 
 /* Parses a number of at most `most`, which the byte `end` must follow. As shadow does (lib/atoi),
  * skips leading blanks, and accepts octal numbers (prefix 0) and hexadecimal numbers (prefix 0x).

@@ -10,6 +10,12 @@ const char *un_subid_path(const struct un_sources *sources, int kind)
     return sources->subid[kind] ? sources->subid[kind] : un_kinds[kind].subid;
 }
 
+bool un_subid_is_link(const char *path)
+{
+    struct stat status;
+    return !lstat(path, &status) && S_ISLNK(status.st_mode);
+}
+
 const char *un_subid_number(const char *text, char end, uint64_t most, uint64_t *number)
 {
     char *at;
@@ -130,11 +136,13 @@ int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ra
     ranges->len = 0;
     un_auto_lines struct un_lines lines;
     if (!un_lines_open(&lines, path)) {
-        if (errno == ENOENT)
-            return 0;
-        if (un_lines_is_no_file(errno))
+        int errnum = errno;
+        if (un_lines_is_no_file(errnum) || un_subid_is_link(path))
             return un_fail(err, UN_STEP_SUBID, 0, "subid-not-a-file", "%s is not a regular file",
                            path);
+        if (errnum == ENOENT)
+            return 0;
+        errno = errnum;
         un_fail_errno(err, UN_STEP_SUBID, path);
         err->cause = "subid-file-unreadable";
         return -1;

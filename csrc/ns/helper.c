@@ -8,6 +8,7 @@
  */
 #include "base/base.h"
 #include "explain/explain.h"
+#include "facts/facts.h"
 #include "map/map.h"
 #include "sys/sys.h"
 
@@ -86,14 +87,10 @@ static bool has_wrong_capability(const char *helper)
                                                 !(caps.data[0].permitted & 1U << needed));
 }
 
-/* Returns whether the file from which `helper` reads the subordinate ranges is a symbolic link. The
- * helper then exits without a message, because it opens the file with O_NOFOLLOW (shadow's
- * lib/commonio.c). */
+/* Returns whether the file from which `helper` reads the subordinate ranges is a symbolic link. */
 static bool reads_symbolic_link(const char *helper)
 {
-    struct stat status;
-    const char *path = un_kinds[strstr(helper, "newgidmap") ? UN_GID : UN_UID].subid;
-    return !lstat(path, &status) && S_ISLNK(status.st_mode);
+    return un_subid_is_link(un_kinds[strstr(helper, "newgidmap") ? UN_GID : UN_UID].subid);
 }
 
 /* Returns the id of the cause of a helper's failure to open the map file (EACCES), or NULL if the

@@ -611,7 +611,7 @@ add("subuid-device", root=[w.device("/etc/subuid", "/dev/zero")], auto="subid-no
 add("subid-missing", root=[w.etc_without("subuid", "subgid")], auto="no-subordinate-range")
 add("subuid-directory", root=[w.subuid_directory], auto="subid-not-a-file")
 add_range("subuid-link", root=[w.subuid_link("subuid-kept")], auto="subid-not-a-file")
-add_range("subuid-link-broken", root=[w.subuid_link(w.NO_FILE)], auto="no-subordinate-range")
+add_range("subuid-link-broken", root=[w.subuid_link(w.NO_FILE)], auto="subid-not-a-file")
 for name in ("nsswitch.conf", "login.defs"):
     add(f"{name}-missing", root=[w.etc_without(name)], tried=RANGE)
 for name, user in {"domain": "a user@example.org", "backslash": "EXAMPLE\\user"}.items():
@@ -905,5 +905,5 @@ HEALED = (
     *("runsc-exits-1", "runsc-exits-3-with-words", "runsc-crashes", "runsc-killed"),
     *("runsc-killed-by-filter", "subuid-fifo", "subgid-fifo", "bounded-admin"),
     *("container-range-outside", "container-without-range", "subuid-link", "subuid-directory"),
-    *("dev-null-0600", "helpers-wrong-capability"),
+    *("dev-null-0600", "helpers-wrong-capability", "subuid-link-broken"),
 )

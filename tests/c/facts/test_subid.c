@@ -325,6 +325,26 @@ static void a_file_that_can_not_be_read_is_an_error(void)
     remove_file(&file);
 }
 
+/* Checks that a symbolic link is not taken for a missing or unreadable file: usermod(8) can't add a
+ * range to the former, and chmod(1) would change the mode of another file for the latter. */
+static void a_link_that_can_not_be_read_is_no_file(void)
+{
+    struct un_error err;
+    struct scratch file;
+    write_file(&file, "", 0);
+    const char *const targets[] = {"/no/such/subuid", file.path, "/proc/1/mem"};
+    for (size_t i = 0; i < COUNT(targets); i++) {
+        CHECK_INT(unlink(file.path), 0);
+        CHECK_INT(symlink(targets[i], file.path), 0);
+        /* Root can read any file. */
+        if (i == 2 && geteuid() == 0)
+            continue;
+        CHECK_INT(un_subid_read(file.path, "anna", 1000, &ranges, &notices, &err), -1);
+        CHECK_TEXT(err.cause, "subid-not-a-file");
+    }
+    remove_file(&file);
+}
+
 int main(void)
 {
     lines_match_by_exact_name_or_uid();
@@ -342,5 +362,6 @@ int main(void)
     numbers_are_parsed_as_newuidmap_does();
     no_file_means_no_ranges();
     a_file_that_can_not_be_read_is_an_error();
+    a_link_that_can_not_be_read_is_no_file();
     return 0;
 }
