@@ -133,7 +133,8 @@ def test_a_namespace_with_another_network_is_refused(
         assert (done.returncode, done.stdout) == (125, "")
         assert "the namespace web has a network of its own, not a private one" in done.stderr
     finally:
-        made.run("ns", "remove", "web")
+        done = made.run("ns", "remove", "web")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
