@@ -616,7 +616,10 @@ def landlock_apart_from_files(network: int, scopes: int) -> Way:
 
 
 def personality(bits: int) -> Way:
-    return lambda: (libc.personality(bits), None)[1]
+    def change() -> None:
+        libc.personality(bits)
+
+    return change
 
 
 def securebits(bits: int) -> Way:
