@@ -78,7 +78,7 @@ _IPV6 = (
 def _table(
     family: int, bits: int, rows: tuple[tuple[str, int, str], ...]
 ) -> list[tuple[int, int, str]]:
-    """Return each network's prefix as a number, number of host bits, and why it is forbidden."""
+    """Return each network's prefix as a number, the count of its host bits, and its reason."""
     return [
         (int.from_bytes(inet_pton(family, network)) >> (bits - prefix), bits - prefix, reason)
         for network, prefix, reason in rows
