@@ -60,12 +60,13 @@ bool agent_each_entry(int dir, const char *name, agent_take_entry *take, void *a
 
 /* Maximum number of supplementary groups in a message (NGROUPS_MAX). */
 #define AGENT_GROUPS_MAX 65536
-/* Maximum number of resource limits in a message, which exceeds RLIM_NLIMITS. */
+/* Maximum number of resource limits (setrlimit(2)) in a message. Linux has fewer (RLIM_NLIMITS). */
 #define AGENT_LIMITS_MAX 64
 
 struct agent_message {
     struct agent_header header;
-    const char *groups; /* unaligned array of uint32_t in the received message */
+    /* supplementary groups: unaligned array of uint32_t in the received message */
+    const char *groups;
     const char *limits;
     /* strings of the command, which follow the limits in the message; empty if AGENT_STRINGS_APART
      * is set */
@@ -120,7 +121,9 @@ struct agent_wait {
     int fd;     /* descriptor whose readability ends the wait */
     int socket; /* socket of the command, or -1; end of file or a request for SIGKILL on this socket
                    ends the wait */
-    int other;  /* descriptor, or -1; when it becomes readable, `notify` is called once */
+    /* another descriptor, or -1; when this descriptor becomes readable, `notify` is called once,
+     * and the wait continues */
+    int other;
     void (*notify)(void *arg);
     void *arg;
 };
@@ -141,7 +144,7 @@ bool agent_answer_failure(int socket, int step, int errnum);
  * The region begins with the errno of the process that uses the stack. libc.c finds that region
  * from any address on the stack. */
 #define AGENT_STACK_SIZE (128 * 1024)
-/* Size of a block in bytes. A block contains two stacks. */
+/* Size in bytes of a memory block, which contains the stacks of a keeper and of its command. */
 #define AGENT_BLOCK_SIZE (2 * AGENT_STACK_SIZE)
 
 struct agent;
@@ -154,7 +157,7 @@ struct agent_block {
     struct agent_request request;
 };
 
-/* Linked lists of the free blocks, and of the blocks that keepers use. */
+/* Linked lists of memory blocks: the free ones, and those that keepers use. */
 struct agent_blocks {
     struct agent_block *free;
     struct agent_block *used;
@@ -169,7 +172,8 @@ void agent_block_use(struct agent_blocks *blocks, pid_t keeper);
 /* Puts the block of an exited keeper back on the list of free blocks. Returns the block, or NULL if
  * no process with the pid `keeper` uses a block. */
 struct agent_block *agent_block_leave(struct agent_blocks *blocks, pid_t keeper);
-/* Returns whether the process `keeper` is a keeper, that is, uses a block. */
+/* Returns whether the process `keeper` uses a memory block, that is, runs commands for the
+ * agent. */
 bool agent_block_has(const struct agent_blocks *blocks, pid_t keeper);
 /* agent_block_stack() returns the top of the keeper's stack, and agent_block_command_stack() the
  * top of the stack on which the keeper's command starts. */
@@ -184,30 +188,31 @@ void *agent_block_command_stack(struct agent_block *block);
  * makes a waiting keeper the new listener. If no keeper is waiting, the agent itself waits for
  * messages. */
 
-/* Signal that tells a waiting keeper that it has become the listener, or tells the agent that there
- * is no listener. */
+/* Signal that tells a waiting keeper that it has become the listener, the process that receives the
+ * message for the next command, or tells the agent that no keeper is the listener. */
 #define AGENT_LISTEN_SIGNAL SIGUSR2
 
-/* The maximum number of keepers that wait to become the listener. */
+/* Maximum number of keepers that have no command, and wait to become the listener. */
 #define AGENT_WAITING_MAX 3
 
-/* The listener and the waiting keepers, in memory that the agent and all keepers share. The members
- * are changed by atomic operations only. */
+/* The memory blocks of the listener and of the keepers that wait to become the listener. The agent
+ * and all keepers share this structure, so its members are changed by atomic operations only. */
 struct agent_idle {
     struct agent_block *listener;
     struct agent_block *waiting[AGENT_WAITING_MAX];
 };
 
-/* Makes the keeper of `block` the listener or, if there is a listener already, a waiting keeper.
- * Returns false if AGENT_WAITING_MAX keepers are already waiting. */
+/* Makes the keeper that uses `block` the listener or, if there is a listener already, a waiting
+ * keeper. Returns false if AGENT_WAITING_MAX keepers are already waiting. */
 bool agent_idle_join(struct agent_idle *idle, struct agent_block *block);
 bool agent_idle_listens(const struct agent_idle *idle, const struct agent_block *block);
 /* Makes a waiting keeper the listener in place of the keeper of `block`. If no keeper is waiting,
  * sends AGENT_LISTEN_SIGNAL to the agent. */
 void agent_idle_pass_on(struct agent_idle *idle, struct agent_block *block, pid_t agent);
-/* Removes from `idle` a keeper that has exited. Only the agent calls this function. */
+/* Removes the keeper process that used `block` from `idle`, after that process has exited. Only the
+ * agent calls this function. */
 void agent_idle_forget(struct agent_idle *idle, struct agent_block *block);
-/* Returns whether any keeper is the listener. */
+/* Returns whether any keeper is the listener, which receives the message for the next command. */
 bool agent_idle_any(const struct agent_idle *idle);
 
 /* ---- agent: the agent's state, which keepers read -------------------------------------------- */
@@ -225,7 +230,7 @@ struct agent {
     /* socket to the host; at end of file, the agent kills all commands, and exits unless it
      * outlives the host */
     int control;
-    int proc;  /* descriptor from agent_open_proc(), or -1 */
+    int proc;  /* descriptor of /proc from agent_open_proc(), or -1 */
     uid_t uid; /* uid of commands whose message does not set AGENT_IDS */
     struct agent_caps caps;
     /* the listener and the waiting keepers, or NULL if each keeper runs a single command */

@@ -3,8 +3,8 @@
 #include <stdint.h>
 #include <sys/mman.h>
 
-/* Number of blocks that would fit the memory from one mmap(2). Since blocks must be aligned, the
- * memory holds one block less. */
+/* Size of the memory from one mmap(2), in blocks. The memory holds one block less, because blocks
+ * must be aligned. */
 #define CHUNK 8
 
 static void add_free(struct agent_blocks *blocks, struct agent_block *block)

@@ -1,7 +1,8 @@
-/* Choosing the listener among the keepers. A keeper may be killed at any time, so this code uses
- * no locks, and changes each field by a single atomic operation. Whenever a keeper has exited,
- * the agent checks whether a listener remains. If not, the agent itself waits for messages. Two
- * listeners at a time do no harm, because only one of them receives each message. */
+/* Choosing the listener, the keeper (process that runs commands) that receives the message for the
+ * next command. A keeper may be killed at any time, so this code uses no locks, and changes each
+ * field by a single atomic operation. Whenever a keeper has exited, the agent checks whether a
+ * listener remains. If not, the agent itself waits for messages. Two listeners at a time do no
+ * harm, because only one of them receives each message. */
 #include "programs/agent/agent.h"
 
 #include <signal.h>
@@ -40,7 +41,7 @@ void agent_idle_pass_on(struct agent_idle *idle, struct agent_block *block, pid_
             return;
         if (!kill(next->keeper, AGENT_LISTEN_SIGNAL))
             return;
-        /* The keeper of `next` was killed and reaped, so try another keeper. */
+        /* If kill(2) fails, the keeper of `next` was killed and reaped, so try another keeper. */
         block = next;
     }
     if (SET(&idle->listener, block, NULL))

@@ -12,10 +12,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* The state of a keeper, the process that runs a command until no process of the command
+ * remains. */
 struct keeper {
     const struct agent *agent;
     struct agent_block *block;
-    bool listens; /* whether this keeper is the listener (idle.c) */
+    bool listens; /* whether this keeper receives the message for the next command (idle.c) */
     int socket;   /* socket to the host for this command, or -1 after the host has closed it */
     int signals;  /* signalfd for SIGCHLD, SIGTERM and AGENT_LISTEN_SIGNAL */
     /* top of the stack for the command until its execve(2), or NULL to use the keeper's stack */
@@ -81,8 +83,8 @@ static void request_help(void *arg)
     kill(keeper->agent->pid, AGENT_HELP_SIGNAL);
 }
 
-/* Makes another keeper the listener. Called if the message for the next command has arrived while
- * this keeper is busy, or if this keeper is about to stop polling. */
+/* Makes another keeper receive the messages for new commands (idle.c). Called if such a message has
+ * arrived while this keeper is busy, or if this keeper is about to stop polling. */
 static void stop_listening(void *arg)
 {
     struct keeper *keeper = arg;
@@ -104,9 +106,10 @@ static void kill_descendants_of_keeper(struct keeper *keeper)
     agent_kill_tree(keeper->agent->proc, &how);
 }
 
-/* Sends a signal to the process group of the command, which must not be reaped yet. Needs no /proc,
- * unless the command has joined the group of this keeper. All other groups in the session of this
- * keeper, and in the sessions of its descendants, contain only descendants of this keeper. */
+/* Sends a signal to the process group of the command. The command must not be reaped yet. Uses
+ * /proc only if the command has joined the group of this keeper, because a signal to that whole
+ * group would also reach this keeper. All other groups in the session of this keeper, and in the
+ * sessions of its descendants, contain only descendants of this keeper. */
 static void signal_group(const struct keeper *keeper, int sig)
 {
     pid_t group = getpgid(keeper->command);
@@ -397,8 +400,8 @@ int agent_keep(struct agent_block *block)
         .stack = block->agent->idle ? agent_block_command_stack(block) : NULL,
         .terminal = {.master = -1, .input = -1, .output = -1},
     };
-    /* Set the pid here, too, although the agent sets it, because other keepers may send a signal to
-     * this keeper before clone(2) returns in the agent. */
+    /* Set the pid here, too. The agent sets the pid only after its clone(2) has returned, and
+     * another keeper may send a signal to this keeper earlier. */
     block->keeper = getpid();
     if (become_keeper(&keeper)) {
         agent_answer_failure(block->request.fd[AGENT_SOCKET], AGENT_STEP_FORK, errno);

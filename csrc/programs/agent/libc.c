@@ -163,8 +163,8 @@ int access(const char *path, int mode)
     return (int)call(__NR_faccessat, AT_FDCWD, (long)path, mode, 0, 0, 0);
 }
 
-/* Always fails. The agent's callers only search for signal handlers to reset, and the agent has
- * none. */
+/* Always fails. The agent calls this function only to find signal handlers that must be reset, and
+ * the agent has none. */
 int sigaction(int sig, const struct sigaction *action, struct sigaction *before)
 {
     (void)sig, (void)action, (void)before;

@@ -5,8 +5,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Indexes in loaded->memory: the strings from the pipe, the command's supplementary groups, and the
- * pointers to strings. */
+/* Indexes in loaded->memory of the mappings for the strings from the pipe, for the command's
+ * supplementary groups, and for the pointers to strings. */
 enum { APART, GROUPS, POINTERS };
 
 static void *allocate(struct agent_loaded *loaded, int what, size_t size)

@@ -18,7 +18,8 @@
 struct server {
     struct agent agent;
     struct agent_blocks blocks;
-    /* buffer for a message that arrives while no block is free, and that is answered with ENOMEM */
+    /* buffer for a message that arrives while no memory block for a keeper is available, and that
+     * is answered with ENOMEM */
     struct agent_request refused;
     struct agent_idle idle;
     int signals;
@@ -26,7 +27,9 @@ struct server {
     bool more;     /* whether there may be exited children that are not reaped yet */
     bool ending;   /* whether SIGTERM has arrived, so that no more commands may be started */
     bool outlives; /* whether the agent continues after end of file on the control socket */
-    bool has_lost; /* whether a keeper was killed; its command may then be a child of the agent */
+    /* whether a keeper (a process that runs commands) was killed, so that its command may now be a
+     * child of the agent */
+    bool has_lost;
 };
 
 static bool is_keeper(pid_t pid, void *arg)

@@ -48,7 +48,7 @@ struct process {
     pid_t parent;
     pid_t group;
     char state;
-    bool below; /* whether mark() has found the process to be a descendant */
+    bool below; /* whether mark() has marked the process as a descendant */
 };
 
 /* A listing of processes from /proc, in a memory mapping of its own, because several keepers may
@@ -310,7 +310,7 @@ void agent_kill_while_stopped(int proc, pid_t root)
 /* A summary of the descendants in one listing, to compare with the next listing. */
 struct found {
     size_t count;
-    uint64_t pids; /* sum of the pids */
+    uint64_t pids; /* sum of the descendants' pids */
     /* whether the descendants in this listing and in the previous one are the same, and all of them
      * are zombies that their tracer has not reaped */
     bool rest;
@@ -341,7 +341,7 @@ static bool is_group_below(const struct listing *listing, pid_t group)
 
 /* Lists and kills the descendants of this process, and summarizes them in `found`. If a descendant
  * is in the process group `group`, kills the whole group at once. Returns false if the deadline
- * `end` has passed before all were listed. */
+ * `end` has passed before all processes were listed. */
 static bool kill_found(int proc, pid_t group, int64_t end, struct found *found)
 {
     found->rest = false;

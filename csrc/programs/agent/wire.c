@@ -35,10 +35,10 @@ static void take_fds(struct msghdr *head, struct agent_request *request)
     }
 }
 
-/* Returns 0 if recvmsg(2) has received the whole message, EPROTO if the host has sent too much, or
- * EMFILE if not all descriptors could be installed. gVisor's kernel needs a descriptor on the host
- * for each descriptor that it receives, and for each file of the host that is open in the
- * sandbox. */
+/* Returns 0 if recvmsg(2) has received the whole message, EPROTO if the message is too long or has
+ * too many descriptors, or EMFILE if not all descriptors could be installed. gVisor's kernel needs
+ * a descriptor on the host for each descriptor that it receives, and for each file of the host that
+ * is open in the sandbox. */
 static int fault_of(int flags, size_t fds)
 {
     if (flags & MSG_CTRUNC && fds <= AGENT_FDS)
