@@ -1,5 +1,5 @@
-/* Building the environment of a launch's command, from variables in the launch file and from the
- * caller's environment. */
+/* Building the environment of the command that a launch file starts, from variables in the launch
+ * file and from the caller's environment. */
 #include "base/base.h"
 #include "programs/exec/exec.h"
 
@@ -7,7 +7,7 @@ struct variable {
     const char *entry;
     /* hash of the variable's name, which makes most comparisons of names unnecessary */
     uint64_t hash;
-    unsigned round; /* number of the launch record that set the variable */
+    unsigned round; /* number of the record in the launch file that set the variable */
 };
 
 /* A set of environment variables, with each name at most once. */

@@ -23,7 +23,8 @@ struct un_options {
     bool reraise_signal;
     /* whether usernsctl-exec stays as PID 1 of the new PID namespace and parent of the command */
     bool init;
-    int hold;       /* socket for un_hold(), or -1 to run a command */
+    /* socket to the process that requests namespaces (un_hold()), or -1 to run a command */
+    int hold;
     int kill_child; /* signal that the kernel sends to the child if usernsctl-exec dies */
     /* propagation of mounts: MS_PRIVATE, MS_SLAVE or MS_SHARED, or 0 to leave it unchanged */
     unsigned long propagation;
@@ -59,16 +60,17 @@ void un_take_identity(const struct un_plan *plan, const struct un_facts *facts, 
  * `err`. */
 int un_exec_plan(const struct un_request *request, const char *path, struct decision *decision,
                  struct un_error *err);
-/* Moves this process into new namespaces with the planned id maps, and sets the ids in `setup`.
- * Processes in the namespaces can access the descriptors of this process, so the caller must first
- * close all descriptors that those processes must not obtain. Returns 0, or -1 with the error in
- * `err`. */
+/* Moves this process into new namespaces with the planned id maps, and stores the command's ids in
+ * `setup`. Processes in the namespaces can access the descriptors of this process, so the caller
+ * must first close all descriptors that those processes must not obtain. Returns 0, or -1 with the
+ * error in `err`. */
 int un_exec_enter(const struct decision *decision, uint64_t flags, struct un_setup *setup,
                   struct un_error *err);
 
 /* ---- hold.c: keeping namespaces alive for other processes ------------------------------------ */
 
-/* Process name (PR_SET_NAME(2const)) of a holder that its creator has confirmed. */
+/* Process name (PR_SET_NAME(2const)) of a holder, a process that keeps namespaces alive, after its
+ * creator has answered the message "ready" (un_hold()). */
 #define UN_HOLDER_NAME "usernsctl-hold"
 
 /*
@@ -92,11 +94,11 @@ int un_exec_enter(const struct decision *decision, uint64_t flags, struct un_set
  * of every holder that runs.
  */
 int un_hold(const struct un_options *options, struct un_error *err);
-/* Overwrites the environment of this program except PATH, because other processes will be able to
- * read the holder's memory. */
+/* Overwrites the environment of this program except PATH. The holder inherits this memory, which
+ * other processes will be able to read. */
 void un_forget_environment(char **environment);
-/* Sends "error STEP ERRNO CAUSE DETAIL", a NUL, and the remedy, which may be empty. CAUSE is "-" if
- * the cause is unknown. */
+/* Sends `err` over `socket`: "error STEP ERRNO CAUSE DETAIL", a NUL, and the remedy, which may be
+ * empty. CAUSE is "-" if the cause is unknown. */
 void un_hold_report(int socket, const struct un_error *err);
 
 /* ---- host_homes.c: the caller's home directories, which are hidden from sandboxes ------------ */
@@ -112,7 +114,7 @@ struct un_homes {
 
 /* Finds the caller's home directories: `home`, the value of HOME or NULL, and the home directory in
  * the user database. Stores their absolute paths, and the same paths with symbolic links resolved.
- * Must be called outside of the new namespaces. */
+ * Must be called before this process enters a user namespace, in which its uid is different. */
 void un_homes_find(struct un_homes *homes, const char *home);
 /* Returns the home directory in `line`, a line of /etc/passwd (passwd(5)). Modifies `line`. Returns
  * NULL if the line is malformed or was truncated. */
@@ -120,13 +122,13 @@ char *un_home_of(char *line);
 
 /* ---- state.c: usernsctl's own directories, which are hidden from sandboxes ------------------- */
 
-/* Stores the path of the state directory in `path`. The path depends on environment variables, by
- * the same rules as in usernsctl/_system/records.py. The directory need not exist. Returns 0, or -1
- * with errno set. */
+/* Stores the path of usernsctl's state directory in `path`. The path depends on environment
+ * variables, by the same rules as in usernsctl/_system/records.py. The directory need not exist.
+ * Returns 0, or -1 with errno set. */
 int un_state_directory(char **environment, char path[UN_PATH_MAX]);
-/* Stores the path of the directory of templates in `path`. The path depends on XDG_DATA_HOME or
- * HOME, and is "" if the caller has no home directory and therefore no templates. Returns 0, or -1
- * with errno set. */
+/* Stores the path of the directory of templates (saved checkpoints) in `path`. The path depends on
+ * XDG_DATA_HOME or HOME, and is "" if the caller has no home directory and therefore no templates.
+ * Returns 0, or -1 with errno set. */
 int un_templates_directory(char **environment, char path[UN_PATH_MAX]);
 
 /* ---- environment.c: the environment of a launch's command ------------------------------------ */
@@ -142,7 +144,8 @@ const char *un_environment_value(char **environment, const char *name);
 
 /* ---- launch_params.c: parameters known only when a launch is performed ----------------------- */
 
-/* The parameters of a launch, and the memory to which the pointers in `base` refer. */
+/* The parameters of a launch (a start of a sandbox by a launch file), and the memory to which the
+ * pointers in `base` refer. */
 struct launch_params {
     struct un_launch_params base;
     const char **args;
@@ -157,9 +160,9 @@ struct launch_params {
 };
 
 /* Collects the parameters of a launch, except for the user. `command` contains the arguments after
- * "--", which replace the launch's command. Must be called outside of the new namespaces. The
- * caller must call un_launch_params_free(), even after a failure. Returns 0, or -1 with the error
- * in `err`. */
+ * "--", which replace the launch's command. Must be called before this process enters the new
+ * namespaces. The caller must call un_launch_params_free(), even after a failure. Returns 0, or -1
+ * with the error in `err`. */
 int un_launch_params_collect(const struct un_launch *launch, const char *const *command,
                              char **environment, struct launch_params *params,
                              struct un_error *err);

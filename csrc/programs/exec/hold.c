@@ -22,8 +22,9 @@ void un_hold_report(int socket, const struct un_error *err)
     send(socket, text, (size_t)length, MSG_NOSIGNAL);
 }
 
-/* Sends descriptors of this process's namespaces to the creator, because other processes can't open
- * them in /proc yet. Returns 0, or -1 with the error in `err`. */
+/* Sends descriptors of this process's namespaces to the creator (the process that requested the
+ * namespaces), because other processes can't open them in /proc yet. Returns 0, or -1 with the
+ * error in `err`. */
 static int send_ready(int socket, struct un_error *err)
 {
     static const char text[] = "ready";
@@ -42,9 +43,10 @@ static int send_ready(int socket, struct un_error *err)
     return 0;
 }
 
-/* Makes this process a holder: creates the network of the namespaces, if one is requested, and
- * stores a pidfd of usernsctl-network in *network; starts a session; and closes all other
- * descriptors. Returns 0, or -1 with the error in `err`. */
+/* Makes this process a holder, which keeps its namespaces alive. Creates the network of the
+ * namespaces, if one is requested, and stores a pidfd of usernsctl-network in *network. Starts a
+ * session, and closes all descriptors except `socket` and *network. Returns 0, or -1 with the error
+ * in `err`. */
 static int prepare_holder(int socket, const struct un_options *options, int *network,
                           struct un_error *err)
 {

@@ -1,6 +1,6 @@
 /*
- * usernsctl-exec --launch FILE performs the launch FILE in a single process, up to the execve(2) of
- * usernsctl-watch.
+ * usernsctl-exec --launch FILE starts a sandbox as the launch file FILE describes. A single process
+ * performs all steps up to the execve(2) of usernsctl-watch.
  *
  * The launch file contains all decisions that were made when the file was written. The other
  * parameters are known only when the launch is performed: the command, its environment and working
@@ -70,16 +70,17 @@ static int enter_for_launch(struct performance *of, struct un_error *err)
     return un_setup_apply(&setup, err);
 }
 
-/* Returns the command for --check. For a launch without a command, returns a path in /proc: such a
- * path is not looked up, because gVisor itself provides the /proc of the sandbox. */
+/* Returns the command whose existence --check verifies. For a launch without a command, returns a
+ * path in /proc, because no path in /proc is looked up: gVisor itself provides the /proc of the
+ * sandbox. */
 static const char *const *words_to_check(const struct un_launch *launch, const char *const *command)
 {
     static const char *const any[] = {"/proc/self/exe", NULL};
     return *command || launch->of_verb[UN_VERB_ARG] ? command : any;
 }
 
-/* Fails if the launch exposes the state directory, the directory of templates, or the launch file
- * to the sandbox. Returns 0, or -1 with the error in `err`. */
+/* Fails if the launch exposes usernsctl's state directory, the directory of templates, or the
+ * launch file to the sandbox. Returns 0, or -1 with the error in `err`. */
 static int guard(const struct performance *of, struct un_error *err)
 {
     char state[UN_PATH_MAX], templates[UN_PATH_MAX];
@@ -93,8 +94,9 @@ static int guard(const struct performance *of, struct un_error *err)
     return un_launch_guard(of->launch, of->file.fd, &hidden, err);
 }
 
-/* Opens the host files that the launch names. Fails if a fact about the host that the launch file
- * records is no longer true, or if guard() fails. Returns 0, or -1 with the error in `err`. */
+/* Opens the host files that the launch names. Fails if an assumption about the host that the launch
+ * file records is no longer true, or if guard() finds exposed files. Returns 0, or -1 with the
+ * error in `err`. */
 static int open_launch_files(struct performance *of, const char *file, struct un_error *err)
 {
     if (un_launch_open(of->launch, NULL, err))
@@ -128,8 +130,8 @@ static int perform_and_exec(struct performance *of, const struct un_options *opt
     const char *const *command = options->command;
     if (un_filter_check_launch(err) || un_open_missing_stdio(err))
         return -1;
-    /* Close all descriptors, so that processes in the namespaces can't obtain those of the
-     * caller. */
+    /* Close all descriptors, so that processes in the namespaces can't obtain descriptors of the
+     * caller (pidfd_getfd(2)). */
     if (un_close_fds(NULL, 0, err) || un_launch_file_read(file, &of->file, &of->launch, err))
         return -1;
     if (options->check)
