@@ -26,8 +26,8 @@
 
 /* The buffer for one direction of a connection. */
 struct half {
-    /* part of forwarder->bytes; an element of `connection` keeps its buffers while no connection
-     * uses it */
+    /* part of forwarder->bytes; allocated even while this element of forwarder->connection is not
+     * in use */
     char *bytes;
     size_t at, length; /* bytes[at] to bytes[at + length - 1] are not written yet */
     bool has_ended;    /* whether the source has reached end of file */

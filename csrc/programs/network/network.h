@@ -18,7 +18,8 @@
  * program outside of the namespace. */
 struct listener {
     uint16_t port;
-    /* Unix socket over which the listening socket is sent; afterwards the write end of a pipe */
+    /* Unix socket over which the listening socket is sent; afterwards the write end of the pipe
+     * whose read end was sent */
     int socket;
 };
 

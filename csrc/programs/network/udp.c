@@ -2,9 +2,10 @@
  * Forwarding datagrams from published UDP ports of the host to ports in the sandbox, and the
  * answers back to the clients.
  *
- * Two processes forward the datagrams, for the reason that confine.c explains. The receiver has the
- * list of clients, and passes their datagrams to the sender over a socket. The sender has a socket
- * for each client, in the sandbox's network namespace, connected to the port in the sandbox.
+ * Two processes forward the datagrams, so that neither can send datagrams to arbitrary addresses of
+ * the host's networks (confine.c). The receiver has the list of clients, and passes their datagrams
+ * to the sender over a socket. The sender has a socket for each client, in the sandbox's network
+ * namespace, connected to the port in the sandbox.
  *
  * The receiver removes a client that was silent for CLIENT_MS. When the list is full, it removes
  * the client that was silent for the longest time. The receiver reports the removal to the sender,
@@ -48,7 +49,8 @@ struct receiver {
         uint16_t port;
     } client[CLIENTS_MAX];
     size_t count;
-    bool is_ending; /* whether the sender has yet to confirm that a client was removed */
+    /* whether the sender has not confirmed yet that a removed client's socket is closed */
+    bool is_ending;
     struct message message;
 };
 
@@ -57,9 +59,9 @@ struct sender {
     int receiver;
     const struct client_reply *reply;
     const struct sockaddr_in *inside; /* address of each port in the sandbox (confine.c) */
-    struct pollfd
-        polled[CLIENTS_MAX + 1]; /* socket of each client, or -1; the last element is `receiver` */
-    uint16_t port[CLIENTS_MAX];  /* index of the published port of each client */
+    /* socket of each client, or -1; the last element polls the socket `receiver` */
+    struct pollfd polled[CLIENTS_MAX + 1];
+    uint16_t port[CLIENTS_MAX]; /* index of the published port of each client */
     struct message message;
     char answer[DATAGRAM_MAX];
 };
