@@ -5,16 +5,17 @@
  * sandbox can exceed a limit by much, even if its programs allocate memory or start processes at
  * the highest possible rate.
  *
- * Each measurement reads the size of the sentry's memfd. The page tables and the anonymous memory
- * of known processes are read again only after these processes have run for some milliseconds,
- * because a process that has not run has allocated nothing. The page tables of all processes count,
- * because a process that maps files of the host allocates page tables without the sentry.
+ * Each measurement reads the size of the memfd in which the sentry, gVisor's kernel, keeps the
+ * memory of the sandbox. The page tables and the anonymous memory of known processes are read again
+ * only after these processes have run for some milliseconds, because a process that has not run has
+ * allocated nothing. The page tables of all processes count, because a process that maps files of
+ * the host allocates page tables without the sentry.
  *
- * The watcher finds new processes by a walk through the process tree of the sandbox. A walk takes
- * longer than a measurement, so walks may take only a small share of the watcher's time. No walk is
- * needed while the kernel assigns no new pid. If other programs on the host start processes, too,
- * the watcher looks at the CPU time of the sentry instead: a sentry that has hardly run has started
- * hardly any processes.
+ * The watcher, the program that waits for the end of the sandbox, finds new processes by a walk
+ * through the process tree of the sandbox. A walk takes longer than a measurement, so walks may
+ * take only a small share of the watcher's time. No walk is needed while the kernel assigns no new
+ * pid. If other programs on the host start processes, too, the watcher looks at the CPU time of the
+ * sentry instead: a sentry that has hardly run has started hardly any processes.
  *
  * When the sentry restores a checkpoint, it replaces its memfd. So each measurement checks that the
  * sentry still has the known memfds, and each walk searches for memfds again.
@@ -49,8 +50,8 @@
 /* Maximum time in ms between two checks of the limits. */
 #define CHECK_MS_MAX 1000
 /* Minimum and maximum of the CPU time in microseconds that the known processes
- * (limit_watch.process) may use in total before their memory is measured again. In between, the
- * watcher chooses the time in which the sandbox could allocate 1/BUSY_SHARE of the memory that is
+ * (limit_watch.process) may use in total before their memory is measured again. Between these
+ * bounds, the time is that in which the sandbox could allocate 1/BUSY_SHARE of the memory that is
  * left below the limit. */
 #define BUSY_US_MIN 4000
 #define BUSY_US_MAX 20000
@@ -227,7 +228,7 @@ static bool find_sentry(pid_t pid, void *arg)
 /* The state of a walk through the process tree of a sandbox. */
 struct walk {
     struct limit_watch *watch;
-    bool is_inside; /* whether the current process is the sentry or one of its descendants */
+    bool is_inside; /* whether the walk has reached the sentry or one of its descendants */
     int level;
     uint64_t bytes;
     uint64_t tasks;
@@ -307,8 +308,8 @@ static bool has_few_new_processes(const struct limit_watch *watch)
     int64_t time, last = un_last_pid(watch->pids);
     if (last >= 0 && last == watch->last_pid)
         return true;
-    /* If this process is PID 1 of a PID namespace, that namespace contains only the sandbox, and a
-     * new pid means a new process of the sandbox. */
+    /* If this process is PID 1 of a PID namespace, that namespace contains only the sandbox, so the
+     * sandbox has started the new process, whatever the CPU time of the sentry. */
     if (getpid() == 1 || counts_tasks(watch) || watch->walk_time < 0)
         return false;
     time = un_processor_time(watch->sentry);
@@ -316,8 +317,9 @@ static bool has_few_new_processes(const struct limit_watch *watch)
 }
 
 /* Postpones the next walk through the processes, and returns true, if the sandbox can have started
- * only a few processes since the last walk. Returns false if a walk is due now, also because the
- * last walk was at least IDLE_WALK_MS ms ago, or has found more than LIMIT_PROCESSES processes. */
+ * only a few processes since the last walk. Otherwise returns false, because a walk is due now. A
+ * walk is also due if the last one was at least IDLE_WALK_MS ms ago, or has found more than
+ * LIMIT_PROCESSES processes. */
 static bool postpone_walk(struct limit_watch *watch, int64_t now)
 {
     if (!watch->has_all || now >= watch->last_walk + IDLE_WALK_MS || !has_few_new_processes(watch))
@@ -431,8 +433,8 @@ bool limit_watch_check(struct limit_watch *watch, pid_t parent, struct un_end *e
         reopen_memory_files(watch);
     watch->memory = un_memory_files_size(&watch->files) + watch->others;
     watch->peak = watch->memory > watch->peak ? watch->memory : watch->peak;
-    /* During a restore, the sentry may have closed its old memfd, but not yet created the new
-     * one. */
+    /* Measure again soon if no memfd was found: during a restore, the sentry may have closed its
+     * old memfd, but not yet created the new one. */
     int64_t wait = watch->files.count ? memory_time_left(watch) : CHECK_MS_MIN;
     watch->next_check = now + clamp(wait, CHECK_MS_MIN, CHECK_MS_MAX);
     if (watch->next_walk < watch->next_check)

@@ -19,13 +19,13 @@
 
 #include <signal.h>
 
-/* Number of checks after an OOM kill. One check would not suffice, because the killed process may
- * take some time to exit. */
+/* Number of checks for a killed process of gVisor after an OOM kill. One check would not suffice,
+ * because the killed process may take some time to exit. */
 #define CHECKS 40
 /* Interval in ms between the checks after an OOM kill. */
 #define CHECK_INTERVAL_MS 50
-/* Number of checks after which an OOM kill without a lost stub has probably hit a process of
- * another sandbox. */
+/* Number of checks after which an OOM kill has probably hit a process of another sandbox, if no
+ * check has found a lost stub, that is, a killed child of gVisor's kernel. */
 #define UNCERTAIN_CHECKS 20
 /* Since the kernel counts memory in batches, a limit may count as reached while up to 1/ROUGHLY of
  * the limit is unused. */

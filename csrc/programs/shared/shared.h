@@ -10,8 +10,8 @@
 #include <sys/types.h>
 #include <time.h>
 
-/* A plan for id maps, and the facts about the caller and the host on which it is based. Does not
- * fit a small stack. */
+/* A plan for id maps, and the data about the caller and the host on which the plan is based. Does
+ * not fit a small stack. */
 struct decision {
     struct un_facts facts;
     struct un_plan plan;
@@ -25,7 +25,9 @@ struct report {
     const char *level; /* "warning", "notice", or NULL for "error" */
     const char *step;
     const char *message; /* what has failed and why, in one line */
-    const char *cause;   /* cause id; printed only if the catalogue has it, or `why` is set */
+    /* cause id; printed only if the catalogue of causes (explain/) contains the id, or `why` is
+     * set */
+    const char *cause;
     const char *why;     /* explanation that replaces the catalogue's explanation of the cause */
     const char *details; /* additional lines to print after the message */
     const char *remedy;  /* lines that replace the catalogue's remedy for the cause */
@@ -60,7 +62,7 @@ bool error_parse(const char *text, size_t size, struct un_error *err);
 
 /* Blocks all signals that terminate a process. The kernel discards a signal that PID 1 of a
  * container neither handles nor blocks, but keeps a blocked signal pending. So an early `docker
- * stop` is not lost: the watcher forwards the signal later. Returns 0, or -1 with errno set. */
+ * stop` is not lost: usernsctl-watch forwards the signal later. Returns 0, or -1 with errno set. */
 int keep_early_signals(void);
 /* Opens a signalfd for the signals that keep_early_signals() blocks. Returns a descriptor, or -1
  * with errno set. */
@@ -132,9 +134,10 @@ bool sandbox_group_refused(const struct sandbox_group *group);
 
 /* ---- sandbox_command.c: starting the command that starts a sandbox --------------------------- */
 
-/* Exit status of a watcher if the sandbox could not be started. */
+/* Exit status of a watcher, a program that waits for the end of a sandbox, if the sandbox could not
+ * be started. */
 #define SANDBOX_FAILED 125
-/* Exit status of a watcher that has killed the sandbox. */
+/* Exit status of a watcher that has killed its sandbox, except after a timeout (end_status()). */
 #define SANDBOX_KILLED (128 + SIGKILL)
 
 /* Prints `what` and the text for errno to standard error. Returns SANDBOX_FAILED. */
@@ -162,9 +165,9 @@ bool sandbox_read_signals(int signals);
 #define END_TEXT_MAX 256
 
 struct un_end {
-    const char *reason;   /* cause id, or NULL as long as the watcher has not killed the sandbox */
+    const char *reason;   /* cause id of the sandbox's end, or NULL if no cause is known */
     uint64_t limit, used; /* the exceeded limit, and the usage: bytes, tasks or ms; 0 if unknown */
-    /* message for the user: why the sandbox was killed, with the limit and the usage */
+    /* message for the user: why the sandbox has ended, with the limit and the usage */
     char text[END_TEXT_MAX];
 };
 
@@ -204,16 +207,17 @@ struct oom_watch {
     bool is_own;     /* whether the counter counts only OOM kills in this sandbox */
     bool is_machine; /* whether the counter counts all OOM kills on the host */
     uint64_t kills;  /* value of the counter at the last check */
-    int checks;      /* number of checks that remain after the last OOM kill */
-    int64_t next;    /* time of the next check, unless an event comes first, in ms (un_now_ms()) */
+    /* number of remaining checks for a killed process of gVisor after the last OOM kill */
+    int checks;
+    int64_t next; /* time of the next check, unless an event comes first, in ms (un_now_ms()) */
 };
 
 void oom_watch_begin(struct oom_watch *watch, const struct sandbox_group *group);
 /* Returns the time in ms until the next check, or -1 if no check is needed before an event of
  * watch->fd. */
 int oom_watch_interval(const struct oom_watch *watch);
-/* Returns whether the OOM killer has killed a process of the sandbox. `parent` is the parent of the
- * sandbox's main processes. */
+/* Returns whether the OOM killer has killed a process of the sandbox. `parent` is the pid of the
+ * parent of the sandbox's main processes. */
 bool oom_watch_check(struct oom_watch *watch, pid_t parent);
 /* Returns whether an OOM kill explains runsc's exit status `status`. Returns false if the killed
  * process probably belonged to another sandbox. */
@@ -241,8 +245,10 @@ struct limit_process {
  * un_now_ms(), unless noted otherwise. */
 struct limit_watch {
     struct un_limits limits;
-    bool measures;        /* whether the watcher must measure the sandbox */
-    uint64_t most_memory; /* memory limit in bytes that the watcher must enforce, or 0 */
+    /* whether a limit must be enforced by measuring memory and tasks, because no control group
+     * enforces the limit */
+    bool measures;
+    uint64_t most_memory; /* memory limit in bytes that no control group enforces, or 0 */
     int64_t start;        /* time at which limit_watch_begin() was called */
     int activity;         /* descriptor of the file "activity" (limit_watch_idle()), or -1 */
     /* last time at which a command is known to have run, or 0 before the sandbox has started */
@@ -278,7 +284,8 @@ int limit_watch_idle(struct limit_watch *watch, const char *directory, struct un
  * no limits to check. */
 int limit_watch_interval(const struct limit_watch *watch);
 /* Measures the sandbox if a measurement is due. Returns whether the sandbox exceeds a limit; if so,
- * describes the exceeded limit in `end`. `parent` is the parent of the sandbox's main processes. */
+ * describes the exceeded limit in `end`. `parent` is the pid of the parent of the sandbox's main
+ * processes. */
 bool limit_watch_check(struct limit_watch *watch, pid_t parent, struct un_end *end);
 /* Returns whether gVisor has crashed because the limit of tasks did not allow another process; if
  * so, describes the crash in `end`. `refused` must be set if a fork(2) has failed because of
@@ -311,16 +318,16 @@ struct sandbox_wait {
  * report has exited, SIGPIPE would otherwise kill this process before it has killed the processes
  * of the sandbox. */
 void sandbox_wait_init(struct sandbox_wait *wait, char *const *command);
-/* Sets up the limits of the sandbox before its start: creates the control groups, calls
- * sandbox_show_limits() for `directory`, and starts to count OOM kills and to measure the time.
- * Returns 0, or -1 after sending the error to `fd` (error_send()). */
+/* Sets up the limits of the sandbox before its start: creates the control groups, makes the limits
+ * visible in the sandbox (sandbox_show_limits()), and starts to count OOM kills and to measure the
+ * time. Returns 0, or -1 after sending the error to `fd` (error_send()). */
 int sandbox_wait_begin(struct sandbox_wait *wait, const struct un_limits *limits,
                        const char *directory, bool shares_mounts, int fd);
 
 /*
  * Waits for the exit of the child `pid`, and returns its exit status. If `others` is set, the
- * sandbox has started, and all other children are reaped, too. `parent` is the parent of the
- * sandbox's main processes.
+ * sandbox has started, and all other children are reaped, too. `parent` is the pid of the parent of
+ * the sandbox's main processes.
  *
  * Returns earlier if SIGTERM arrives, if a descriptor in wait->end_fds becomes readable, if the OOM
  * killer kills a process of the sandbox, if the sandbox exceeds a limit, if its network ends, or if
