@@ -2,10 +2,11 @@
  * `usernsctl-watch --health [COMMAND...]`: checking whether the sandbox of this container works.
  *
  * The container engine starts this program as a health check in the container, outside of gVisor.
- * The program finds the oldest watcher with the uid and the control group of this process, because
- * newer sandboxes in the container may be short-lived. The program joins the namespaces of that
- * watcher, and runs COMMAND in the watcher's sandbox by `runsc exec`, after usernsctl-verify has
- * checked the kernel. Without COMMAND, usernsctl-verify runs alone.
+ * The program finds the oldest watcher (a usernsctl-watch that runs a sandbox) with the uid and the
+ * control group of this process, because newer sandboxes in the container may be short-lived. The
+ * program joins the namespaces of that watcher, and runs COMMAND in the watcher's sandbox by `runsc
+ * exec`, after usernsctl-verify has checked the kernel. Without COMMAND, usernsctl-verify runs
+ * alone.
  *
  * So a sandbox is healthy if gVisor answers, and if a program in the sandbox can be started and
  * succeeds before the deadline. A payload can't affect the health check of another sandbox.
@@ -38,7 +39,8 @@
 /* Maximum number of elements that compose() adds to the arguments of the command, with the NULL. */
 #define OWN_ARGS 9
 
-/* A running watcher. `proc` keeps referring to the same process, even if its pid is reused. */
+/* A running watcher, that is, a usernsctl-watch that runs a sandbox. `proc` keeps referring to the
+ * same process, even if its pid is reused. */
 struct watcher {
     int proc; /* O_PATH descriptor of /proc/PID, or -1 */
     uint64_t started;

@@ -69,8 +69,8 @@
 #define KILL_TIMEOUT_MS 10000
 /* Timeout in ms for the exit of gVisor's other processes after the exit of gVisor's kernel. */
 #define REAP_MS 200
-/* If a terminating signal could not be delivered to the command, and arrived at most this number of
- * ms before the command's end, the watcher waits only a limited time for the reader of the output
+/* Time in ms before the command's end. If a terminating signal arrives within this time, and can't
+ * be delivered to the command, the watcher waits only a limited time for the reader of the output
  * (pump_wait()). */
 #define UNDELIVERED_MS 5000
 
@@ -126,7 +126,7 @@ static int become_runsc(const struct watch_args *args)
     return fail_watch(&err);
 }
 
-/* Returns the value that the member `reason` of the result has for a cause id. */
+/* Returns the value of the member `reason` of the result (--result) for a cause id. */
 static const char *reason_of(const char *cause)
 {
     static const char *const reasons[] = {"memory-limit", "pids-limit", "output-limit", "timeout"};
@@ -369,7 +369,8 @@ static void pass_on_by_runsc(pid_t child, const siginfo_t *info, void *arg)
     if (is_of_runsc)
         return;
     bool delivered = run_kill(args->program, sig < REALTIME_MIN ? args->kill : args->raise, sig);
-    /* A command that has not started yet will ignore the signal, as this process does. */
+    /* Do not record an ignored signal as undelivered: a command that has not started yet will
+     * ignore the signal, as this process does. */
     if (un_is_ignored(sig))
         return;
     if (un_is_terminating(sig))

@@ -22,7 +22,8 @@
 
 #define KILL ",kill"
 #define READ_BYTES 65536
-/* Timeout in ms for writing the rest of the output after the watcher has killed the sandbox. */
+/* Timeout in ms for writing the rest of the output after the watcher has killed the sandbox, or
+ * after a signal that came too late for the command. */
 #define GIVEN_UP_MS 5000
 
 /* Standard output or standard error of the sandbox, and the descriptor to which it is copied. */
@@ -30,8 +31,9 @@ struct output {
     int from; /* read end of the pipe, or -1 after end of file */
     /* 1 (standard output) or 2 (standard error), or -1 after the reader has closed its end */
     int to;
-    uint64_t left; /* number of bytes that must still be copied immediately */
-    char *tail;    /* ring buffer with tail_size bytes */
+    /* number of bytes that may still be copied immediately (first half of the limit) */
+    uint64_t left;
+    char *tail; /* ring buffer with tail_size bytes */
     uint64_t tail_size;
     uint64_t tail_total; /* total number of bytes ever put into the ring buffer */
     uint64_t *total;     /* number of bytes that the sandbox has written; in shared memory */

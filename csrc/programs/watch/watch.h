@@ -89,7 +89,8 @@ struct result_file {
     int directory, fd;
     char temporary[64];
     const char *name; /* final name of the file, or NULL if no result file was requested */
-    /* descriptor of the proxy's table, which begins with the number of denied connections, or -1 */
+    /* descriptor of the network proxy's file that begins with the number of denied connections, or
+     * -1 */
     int denied;
 };
 
