@@ -1,10 +1,10 @@
 /*
  * usernsctl-build [LAUNCH SOCKET FD...]
  *
- * Builds the root filesystem that all sandboxes of a SandboxHost share, in the namespaces of that
- * host. LAUNCH is a descriptor of the launch file. Each FD is a descriptor of a host file, in the
- * order of the launch's `source` records. The program sends a descriptor of the directory for the
- * sandboxes' files over SOCKET.
+ * Builds the root filesystem that all sandboxes of a usernsctl.SandboxHost share. Runs in the
+ * namespaces of that SandboxHost. LAUNCH is a descriptor of the launch file. Each FD is a
+ * descriptor of a host file, in the order of the launch's `source` records. The program sends a
+ * descriptor of the directory for the sandboxes' files over SOCKET.
  *
  * On success, prints strings, each terminated by NUL: the path of the tmpfs that contains all
  * created files; "1" if a process in a new PID namespace can mount proc on /proc, otherwise "0";

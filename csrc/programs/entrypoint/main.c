@@ -40,7 +40,7 @@
 #define SELF "in-gvisor"
 /* Path of the launch file for the default options of in-gvisor. */
 #define LAUNCH "/etc/usernsctl/launch"
-/* Suffixes of the paths of the launch files for other options. */
+/* Suffixes to LAUNCH in the paths of the launch files for other options. */
 #define NO_NETWORK ".no-network"
 #define PRIVATE_NETWORK ".private-network"
 #define ALL_IDS ".all-ids"
@@ -361,7 +361,8 @@ static int refuse_option(char **argv)
      * getopt_long() increments optind only after the last letter of an argument. */
     bool is_letter = optopt < 0 || optopt > HEALTH;
     char letter[] = {'-', optopt > ' ' && optopt < 127 ? (char)optopt : '?', '\0'};
-    /* getopt_long() rejects --help=VALUE and --version=VALUE, but never -h and -V. */
+    /* Report the long option: getopt_long() rejects --help=VALUE and --version=VALUE, but never -h
+     * and -V. */
     if (optopt == 'h' || optopt == 'V')
         is_letter = false;
     return refuse_usage(is_letter ? letter : argv[optind - 1],

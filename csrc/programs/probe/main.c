@@ -274,7 +274,7 @@ static int pivot_root(const char *path, struct un_error *err)
     return 0;
 }
 
-/* Waits until the parent exits, so that the parent can trace this process. */
+/* Waits for the exit of the parent, which traces this process meanwhile. */
 static _Noreturn void be_traced(pid_t parent)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
