@@ -43,6 +43,9 @@ const char *un_subid_number(const char *text, char end, uint64_t most, uint64_t 
 
 /* ---- user.c: finding a user's line in the user database -------------------------------------- */
 
+/* Stores in `line` the next line of a uid in the file `passwd`, which un_lines_open() has opened. A
+ * long line may be truncated. Returns false if there is no such line. */
+bool un_user_next_line(struct un_lines *passwd, uint32_t uid, char line[UN_LINE_MAX]);
 /* Stores in `line` the passwd(5) line of a uid, from the file `passwd` or else from the output of
  * getent(1). `path` is the search path for getent(1). A long line may be truncated. Returns false
  * if the uid has no line. */

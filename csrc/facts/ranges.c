@@ -165,29 +165,52 @@ static const char *or_else(const char *given, const char *otherwise)
     return given ? given : otherwise;
 }
 
+/* Reads the user's ranges from /etc/subuid or /etc/subgid. If the user has none, reads those of
+ * another name with the same uid, because newuidmap(1) and newgidmap(1) accept them, too (shadow,
+ * lib/subordinateio.c). */
+static int read_files(const struct un_sources *sources, int kind, const char *passwd,
+                      struct un_facts *facts, struct un_error *err)
+{
+    const char *path = un_subid_path(sources, kind);
+    struct un_ranges *ranges = &facts->id[kind].ranges;
+    /* Use the uid for /etc/subgid, too, because its lines begin with a user name or a uid, never
+     * with a gid. */
+    uint32_t uid = facts->id[UN_UID].own;
+    char line[UN_LINE_MAX];
+    if (un_subid_read(path, facts->user, uid, ranges, &facts->notices, err))
+        return -1;
+    if (ranges->len)
+        return 0;
+    un_auto_lines struct un_lines lines;
+    un_lines_open(&lines, passwd);
+    while (!ranges->len && un_user_next_line(&lines, uid, line)) {
+        line[strcspn(line, ":")] = '\0';
+        if (strcmp(line, facts->user) &&
+            un_subid_read(path, line, uid, ranges, &facts->notices, err))
+            return -1;
+    }
+    return 0;
+}
+
 int un_facts_read_ranges(struct un_facts *facts, const struct un_sources *sources,
                          struct un_error *err)
 {
     const char *path = or_else(sources->path, UN_SYSTEM_PATH);
+    const char *passwd = or_else(sources->passwd, "/etc/passwd");
     char line[UN_LINE_MAX];
 
     facts->in_bounding_set = prctl(PR_CAPBSET_READ, CAP_SETUID, 0, 0, 0) == 1 &&
                              prctl(PR_CAPBSET_READ, CAP_SETGID, 0, 0, 0) == 1;
     facts->no_new_privs = prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1;
-    if (un_user_line(or_else(sources->passwd, "/etc/passwd"), path, facts->id[UN_UID].own, line))
+    if (un_user_line(passwd, path, facts->id[UN_UID].own, line))
         take_passwd(line, facts);
     if (facts->user_gid != (int64_t)facts->id[UN_GID].own)
         facts->any_group = grants_any_group(or_else(sources->login, "/etc/login.defs"));
     bool other = has_other_source(or_else(sources->nsswitch, "/etc/nsswitch.conf"));
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
-        struct un_id_facts *id = &facts->id[kind];
         read_helper(path, kind, facts);
-        /* Pass the uid for /etc/subgid, too, because its lines begin with a user name or a uid,
-         * never with a gid. */
-        int failed = other
-                         ? ask_ranges(kind, path, facts, err)
-                         : un_subid_read(un_subid_path(sources, kind), facts->user,
-                                         facts->id[UN_UID].own, &id->ranges, &facts->notices, err);
+        int failed = other ? ask_ranges(kind, path, facts, err)
+                           : read_files(sources, kind, passwd, facts, err);
         if (failed)
             return -1;
     }

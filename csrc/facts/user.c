@@ -17,12 +17,10 @@ static bool is_of(const char *line, uint32_t uid)
            sscanf(number + 1, "%lu:%lu:", &found, &gid) == 2 && found == uid;
 }
 
-static bool find_line(const char *passwd, uint32_t uid, char line[UN_LINE_MAX])
+bool un_user_next_line(struct un_lines *passwd, uint32_t uid, char line[UN_LINE_MAX])
 {
     bool cut;
-    un_auto_lines struct un_lines lines;
-    un_lines_open(&lines, passwd);
-    while (un_lines_next(&lines, line, &cut)) {
+    while (un_lines_next(passwd, line, &cut)) {
         size_t blanks = strspn(line, " \t");
         memmove(line, line + blanks, strlen(line + blanks) + 1);
         if (is_of(line, uid))
@@ -36,7 +34,9 @@ static bool find_line(const char *passwd, uint32_t uid, char line[UN_LINE_MAX])
 bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[UN_LINE_MAX])
 {
     char number[11];
-    if (find_line(passwd, uid, line))
+    un_auto_lines struct un_lines lines;
+    un_lines_open(&lines, passwd);
+    if (un_user_next_line(&lines, uid, line))
         return true;
     snprintf(number, sizeof number, "%" PRIu32, uid);
     const char *const words[] = {"getent", "passwd", number};

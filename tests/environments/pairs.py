@@ -151,6 +151,11 @@ def contradiction(first: Environment, second: Environment) -> str | None:
         for one, other in ((first, second), (second, first)):
             if one.name.startswith(needing) and other.name.startswith(hiding):
                 return "the same object"
+    names = (first.name, second.name)
+    # These filters deny the calls by which the trial sets the ids of the other environment.
+    denies_ids = "no-setresgid" in names or "no-setresuid" in names
+    if denies_ids and any(name.endswith("-differs") for name in names):
+        return "two callers"
     late = first.name in LATE and second.name in LATE
     # Reject two environments with the same limit: the second could raise the limit that the first
     # has set. Likewise reject two that mount another /dev.

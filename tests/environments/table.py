@@ -586,6 +586,7 @@ for name, text in {
 }.items():
     add(f"ranges-{name}", root=[w.ranges(text)], tried=RANGE)
 add("ranges-400", root=[w.ranges("".join(f"{OWN}:{100000 + 10 * n}:5\n" for n in range(400)))])
+add("ranges-of-second-name", root=[w.two_names])
 add("ranges-shared", root=["ranges-shared"])
 for name, text in {
     "none": "",

@@ -167,6 +167,13 @@ def named(name: str) -> Way:
     return rename
 
 
+def two_names() -> None:
+    """Give the user's uid two names, and grant ranges to the second, as newuidmap accepts."""
+    lines = (f"{name}:x:{NOBODY}:{NOBODY}::/:/bin/sh\n" for name in ("one", "other"))
+    cover("/etc/passwd", "".join(("root:x:0:0:root:/root:/bin/sh\n", *lines)))
+    ranges("other:100000:65536\n")()
+
+
 def copy_entry(entry: Path, copy: Path) -> None:
     """Copy a file or directory with its owner, mode and symbolic links."""
     seen = entry.lstat()

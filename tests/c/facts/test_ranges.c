@@ -97,6 +97,25 @@ static void facts_come_from_the_files(void)
     remove_place(&place);
 }
 
+static void ranges_of_another_name_of_the_uid_are_read(void)
+{
+    char text[128];
+    make_place(&place);
+    snprintf(text, sizeof text, "anna:x:%u:1::/:\ncarla:x:%u1:1::/:\nberta:x:%u:1::/:\n", geteuid(),
+             geteuid(), geteuid());
+    put(place.file[2], text, 0644);
+    put(place.file[0], "carla:100000:10\nberta:300000:30\n", 0644);
+    read_facts(&place);
+    CHECK_TEXT(facts.user, "anna");
+    CHECK_INT(facts.id[UN_UID].ranges.len, 1);
+    CHECK_INT(facts.id[UN_UID].ranges.range[0].start, 300000);
+    CHECK_INT(facts.id[UN_GID].ranges.range[0].start, 200000);
+    put(place.file[0], "carla:100000:10\n", 0644);
+    read_facts(&place);
+    CHECK_INT(facts.id[UN_UID].ranges.len, 0);
+    remove_place(&place);
+}
+
 static void a_helper_is_judged_by_its_file(void)
 {
     make_place(&place);
@@ -385,6 +404,7 @@ static void no_grant_is_suggested_for_names_with_shell_characters(void)
 int main(void)
 {
     facts_come_from_the_files();
+    ranges_of_another_name_of_the_uid_are_read();
     a_helper_is_judged_by_its_file();
     lines_that_are_no_entry_are_skipped();
     an_unknown_user_is_queried_by_getent();
