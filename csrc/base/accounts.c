@@ -33,7 +33,7 @@ static bool cut_part(struct span *rest, char separator, struct span *part)
     return true;
 }
 
-/* Splits the next line that has exactly `count` fields into `field`, and skips all other lines.
+/* Finds the next line that has exactly `count` fields, and stores its fields in the array `field`.
  * Returns false at the end of the content. */
 static bool next_entry(struct span *rest, struct span *field, size_t count)
 {
@@ -96,7 +96,7 @@ static bool is_printable_text(const char *text, size_t length)
     return !strncmp(printable, text, length) && strlen(printable) == length;
 }
 
-/* Copies `text`, by which the caller names a user or a group, to `name`. Returns false if `text` is
+/* Copies `text`, the caller's argument for a user or a group, to `name`. Returns false if `text` is
  * neither a valid id nor a valid name. */
 static bool copy_name(const char *text, size_t length, char name[UN_ACCOUNT_NAME_MAX + 1])
 {
@@ -144,8 +144,9 @@ int un_account_fail_file(const char *path, int errnum, const char *why, struct u
     return -1;
 }
 
-/* Stores in `account` the ids and the home directory from the first valid line of a user, the line
- * that getpwnam(3) would find. Returns false if there is no such line. */
+/* Searches `passwd` for the first valid line of the user `name`, as getpwnam(3) does. Stores the
+ * ids and the home directory from that line in `account`. Returns false if there is no such
+ * line. */
 static bool find_user(const char *name, const struct un_account_file *passwd,
                       struct un_account *account)
 {
@@ -164,8 +165,8 @@ static bool find_user(const char *name, const struct un_account_file *passwd,
     return false;
 }
 
-/* Stores in *gid the gid in the first valid line of a group. Returns false if there is no such
- * line. */
+/* Searches `groups` for the first valid line of the group `name`, and stores the gid from that line
+ * in *gid. Returns false if there is no such line. */
 static bool find_group(const char *name, const struct un_account_file *groups, uint32_t *gid)
 {
     struct span rest = content_of(groups), field[GROUP_FIELDS];

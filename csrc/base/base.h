@@ -221,19 +221,19 @@ struct un_lines {
     int errnum;       /* errno of the failed read(2); 0 if no read(2) has failed */
     uint64_t size;    /* size of the file when it was opened, in bytes */
     uint64_t read;    /* number of bytes that were read from the file so far */
-    size_t at;        /* number of bytes of `block` that un_lines_next() has already returned */
+    size_t at;        /* offset in `block` of the next line */
     size_t length;    /* number of bytes in `block` */
     char block[8192]; /* the block that was read last; most files in /etc fit into one block */
 };
 
-/* Opens a regular file. Returns false with errno set on failure. Rejects any other type of file
- * (EISDIR or EINVAL), because the /etc of a hostile image may contain a FIFO without a writer, or a
- * device without end of file. After a failure, the other un_lines_...() functions treat the file as
- * empty. */
+/* Opens a regular file to read it line by line. Returns false with errno set on failure. Rejects
+ * any other type of file (EISDIR or EINVAL), because the /etc of a hostile image may contain a FIFO
+ * without a writer, or a device without end of file. After a failure, the other un_lines_...()
+ * functions treat the file as empty. */
 bool un_lines_open(struct un_lines *lines, const char *path);
 
-/* Returns whether `errnum`, the errno of a failed un_lines_open(), means that the path does not
- * name a regular file. */
+/* Returns whether un_lines_open() failed with `errnum` because the path does not name a regular
+ * file. */
 bool un_lines_is_no_file(int errnum);
 
 /* Reads the next line, without its newline. Returns false at the end of the file. Truncates a line
@@ -244,7 +244,7 @@ bool un_lines_next(struct un_lines *lines, char line[UN_LINE_MAX], bool *cut);
 /* Rewinds to the first line of the file, which un_lines_next() then reads again. */
 void un_lines_rewind(struct un_lines *lines);
 
-/* Closes the file without changing errno. Does nothing if un_lines_open() has failed. */
+/* Closes the file of `lines` without changing errno. Does nothing if un_lines_open() has failed. */
 void un_lines_close(const struct un_lines *lines);
 #define un_auto_lines __attribute__((cleanup(un_lines_close)))
 
@@ -269,8 +269,8 @@ struct un_account_name {
 bool un_account_parse(const char *text, struct un_account_name *name);
 /* Returns whether `name`, a member of struct un_account_name, is an id and not a name. */
 bool un_account_is_id(const char *name);
-/* Fills in the error for an unusable file of a sandbox, such as /etc/passwd, and returns -1. The
- * message consists of the path and then `why`. */
+/* Fills in `err` for a file of a sandbox, such as /etc/passwd, that can't be used, and returns -1.
+ * The message consists of `path` and then `why`. */
 int un_account_fail_file(const char *path, int errnum, const char *why, struct un_error *err);
 
 /* ---- mounts.c: reading the mount table ------------------------------------------------------- */
@@ -313,8 +313,8 @@ int64_t un_proc_number(const char *proc, const char *file);
 /* Returns the number in the line of PROC/self/status that begins with `key`, such as "Seccomp:", or
  * -1 on failure. */
 int64_t un_proc_status(const char *proc, const char *key);
-/* Returns whether PROC/self/mountinfo lists a mount on `point`. If `below` is set, looks instead
- * for a mount below `point` that hides files. */
+/* Returns whether PROC/self/mountinfo lists a mount on `point` or, if `below` is set, a mount below
+ * `point` that hides files. */
 bool un_proc_has_mount(const char *proc, const char *point, bool below);
 /* Returns whether this process and PID 1 have the same root directory, that is, the same mount on
  * "/". A chroot to a mount point is detected, too, because the mount points in mountinfo are

@@ -6,8 +6,8 @@
 #include <asm/unistd.h>
 
 #ifndef UN_NO_ENTRY
-/* Runs the program. `stack` is the initial stack of the process (System V ABI): argc, argv, NULL,
- * envp, NULL. */
+/* Runs the program, in place of main(). `stack` is the initial stack of the process (System V ABI):
+ * argc, argv, NULL, envp, NULL. */
 __attribute__((noreturn, used)) static void start(long *stack);
 
 __asm__(".globl _start\n_start:\n\t"

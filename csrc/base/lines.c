@@ -29,9 +29,9 @@ bool un_lines_is_no_file(int errnum)
 static bool read_block(struct un_lines *lines)
 {
     ssize_t got;
-    /* Skip the read(2) that would only detect the end of a file of known size; data that is
-     * appended meanwhile may be ignored. A file that the kernel generates has the size 0, and is
-     * read until read(2) returns 0. */
+    /* If the size of the file is known, skip the last read(2), which would only return 0 at the end
+     * of the file. Data that is appended after the file was opened may be ignored. A file that the
+     * kernel generates has the size 0, so read it until read(2) returns 0. */
     if (lines->errnum || (lines->size && lines->read >= lines->size))
         return false;
     while ((got = read(lines->fd, lines->block, sizeof lines->block)) < 0 && errno == EINTR)

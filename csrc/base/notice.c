@@ -6,8 +6,8 @@
 void un_notice(struct un_notices *notices, const char *format, ...)
 {
     if (notices->len == UN_NOTICES) {
-        /* The last entry is overwritten by the number of dropped notices, so the first overflow
-         * drops two notices: the last of the previous notices, and the new notice. */
+        /* When the list overflows, its last entry is replaced by the number of dropped notices. So
+         * the first overflow drops two notices: the one in the last entry, and the new one. */
         notices->more += notices->more ? 1 : 2;
         snprintf(notices->text[UN_NOTICES - 1], UN_NOTICE_MAX, "and %" PRIu32 " more",
                  notices->more);

@@ -9,8 +9,9 @@
 /*
  * The task of the child program is passed in the program's command-line arguments, with numbers in
  * decimal. The arguments are copied to the new program's own stack, so neither a file nor shared
- * memory is needed. Any process can read the arguments. The environment, which is the command's,
- * can only be read by processes that may ptrace the child.
+ * memory is needed. Any process can read the arguments (/proc/PID/cmdline), as it can later read
+ * those of the command. The command's environment, which may contain secrets, is passed as the
+ * environment of the child program, which only processes that may ptrace the child can read.
  */
 
 /* argv[0] with which a program of the package acts as the child program (un_child_main()). */
@@ -24,13 +25,13 @@ struct un_task {
     int fd[UN_TASK_FDS]; /* descriptors of the task, indexed by UN_TASK_...; -1 for an absent
                             descriptor */
     bool holds;    /* whether the child only keeps new namespaces alive, and runs no command */
-    bool has_init; /* whether the second child, as PID 1 of the new PID namespace, forks the command
-                      and calls un_be_init() */
+    bool has_init; /* whether the second child (un_task_has_second()) is PID 1 of the new PID
+                      namespace, and forks the command */
     bool restore_signals;      /* whether to reset SIGPIPE and SIGXFSZ to the default action (struct
                                   un_spawn) */
     uint64_t flags;            /* CLONE_NEW... flags of the namespaces to create */
     uint64_t signals;          /* signal mask of the command */
-    struct un_own_maps maps;   /* maps of the new user namespace */
+    struct un_own_maps maps;   /* uid map and gid map of the new user namespace */
     struct un_setup setup;     /* setup in the namespaces; its parent_pidfd is fd[UN_TASK_PARENT] */
     struct un_command command; /* the command; its environment is the environment of the child
                                   program */
@@ -50,9 +51,10 @@ struct un_task {
     TEXT(setup.root) TEXT(setup.cwd) TEXT(command.file) TEXT(command.path)
 /* clang-format on */
 
-/* Number of numbers and of strings in the arguments of a task. Two numbers precede the members in
- * UN_EACH_TASK_NUMBER: the number of the command's arguments, and a bit mask of the members in
- * UN_EACH_TASK_TEXT that are not NULL (bit N for member N, counted from 0). */
+/* UN_TASK_NUMBERS and UN_TASK_TEXTS are the counts of numbers and of strings in the arguments of a
+ * task. Two numbers precede the members in UN_EACH_TASK_NUMBER: the number of the command's
+ * arguments, and a bit mask of the members in UN_EACH_TASK_TEXT that are not NULL (bit N for member
+ * N, counted from 0). */
 #define UN_TASK_COUNT(member) +1
 enum {
     UN_TASK_NUMBERS = 2 UN_EACH_TASK_NUMBER(UN_TASK_COUNT),
@@ -75,7 +77,7 @@ struct un_task_argv {
 };
 
 int un_task_argv_make(const struct un_task *task, struct un_task_argv *words, struct un_error *err);
-/* Replaces the numbers of descriptors in arguments that un_task_argv_make() has written.
+/* Replaces the descriptors' numbers in the arguments that un_task_argv_make() has written.
  * Async-signal-safe. */
 void un_task_argv_set_fds(struct un_task_argv *words, const int fd[UN_TASK_FDS]);
 void un_task_argv_free(struct un_task_argv *words);
@@ -88,9 +90,10 @@ enum un_message_type {
     UN_MESSAGE_FAILED,    /* the command can't run; the message contains the error */
     UN_MESSAGE_EXECUTING, /* the sender will now execute the command; if execve(2) fails,
                              UN_MESSAGE_FAILED follows */
-    UN_MESSAGE_SECOND,    /* the sender has forked the second child, whose pidfd is attached */
-    UN_MESSAGE_INIT, /* the sender is the second child, is PID 1 of the new PID namespace, and will
-                        fork the command */
+    UN_MESSAGE_SECOND, /* the sender has forked the second child (un_task_has_second()), whose pidfd
+                          is attached */
+    UN_MESSAGE_INIT,   /* the sender is the second child and PID 1 of the new PID namespace; it will
+                          fork the command */
     UN_MESSAGE_HOLDING, /* the sender keeps new namespaces alive; attached are descriptors of the
                            sender's /proc directory, and of the namespaces in the order of enum
                            un_ns */

@@ -41,12 +41,13 @@ static int enter_task_namespaces(struct un_task *task, struct un_error *err)
 
 struct inside {
     struct un_task task;
-    /* the caller's action for SIGCHLD, which PID 1 replaces by the default action */
+    /* the caller's action for SIGCHLD; the command gets this action, although PID 1 uses the
+     * default action */
     void (*sigchld)(int);
 };
 
-/* Sends to the caller the error `err`, which prevents the command from starting. Returns the exit
- * status for this process. */
+/* Sends the error `err` to the caller, because the command can't start. Returns the exit status for
+ * this process. */
 static int send_and_fail(const struct inside *inside, struct un_error *err)
 {
     un_send_failure(inside->task.fd[UN_TASK_SOCKET], err);
@@ -144,8 +145,8 @@ static int run_task(struct inside *inside)
 {
     struct un_task *task = &inside->task;
     struct un_error err;
-    /* Call un_task_has_second() before enter_task_namespaces(), which closes the descriptors that
-     * un_task_has_second() checks. */
+    /* Call un_task_has_second() first: it checks descriptors of namespaces, which
+     * enter_task_namespaces() closes. */
     bool second = un_task_has_second(task);
     if (enter_task_namespaces(task, &err))
         return send_and_fail(inside, &err);
@@ -153,9 +154,9 @@ static int run_task(struct inside *inside)
 }
 
 /* Creates namespaces, sends descriptors of them to the caller, and keeps them alive. Then closes
- * all descriptors and becomes dumpable, because the caller and the helpers can write the maps of
- * the user namespace only while this process is dumpable. The end of file on the socket tells the
- * caller that all descriptors are closed. */
+ * all descriptors and becomes dumpable, because the caller, newuidmap and newgidmap can write the
+ * maps of the user namespace only while this process is dumpable. The end of file on the socket
+ * tells the caller that all descriptors are closed. */
 static int hold_namespaces(struct un_task *task, struct un_error *err)
 {
     const struct un_message holding = {.type = UN_MESSAGE_HOLDING};
@@ -180,7 +181,8 @@ static int hold_namespaces(struct un_task *task, struct un_error *err)
     /* Standard input, output and error are duplicates of the socket (ns/start_child.c). */
     un_close_each((const int[]){0, 1, 2}, 3);
     close_fd(&task->fd[UN_TASK_SOCKET]);
-    /* Ignore a failure: the caller then fails to open the map files, and reports that error. */
+    /* Ignore a failure: the caller then fails to open uid_map and gid_map, and reports that
+     * error. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     for (;;)
         pause();

@@ -48,11 +48,10 @@ static bool may_write(const char *file)
 }
 
 /*
- * Finds the file whose permissions prevent this process from moving a process into the cgroup
- * `path`. Such a move requires write permission for cgroup.procs of that cgroup, and for
- * cgroup.procs of the closest common ancestor of that cgroup and this process's own cgroup
- * (cgroups(7), "Cgroups v2 delegation: delegation containment"). Returns false if both files are
- * writable.
+ * Finds the file whose permissions do not let this process move a process into the cgroup `path`.
+ * Such a move requires write permission for cgroup.procs of that cgroup, and for cgroup.procs of
+ * the closest common ancestor of that cgroup and this process's own cgroup (cgroups(7), "Cgroups v2
+ * delegation: delegation containment"). Returns false if both files are writable.
  */
 static bool find_unwritable(const char *path, char *file, size_t size)
 {

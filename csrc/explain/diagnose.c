@@ -10,7 +10,7 @@
 #include <sched.h>
 #include <sys/syscall.h>
 
-/* Failures whose step and errno alone determine the cause. */
+/* Failures whose cause follows from the step and the errno alone. */
 static const struct {
     enum un_step step;
     int errnum;
@@ -86,8 +86,9 @@ static bool may_admin(void)
     return facts && facts->caps >> CAP_SYS_ADMIN & 1;
 }
 
-/* Returns whether this process is in the initial user namespace, or in a user namespace that maps
- * all uids in a single extent. Only root can create such a user namespace. */
+/* Returns whether this process is in the initial user namespace, which maps all uids in a single
+ * extent. Another user namespace with such a map, which only root can create, counts as initial,
+ * too. */
 static bool is_initial(void)
 {
     un_auto_free struct un_facts *facts = read_facts();
@@ -163,16 +164,16 @@ static const char *limit_hit(const char *proc)
     return other ? other : "nesting-too-deep";
 }
 
-/* Returns whether the errno of a system call that the kernel itself never denies comes from a
- * seccomp filter. EAFNOSUPPORT is the errno of systemd's RestrictAddressFamilies=. */
+/* Returns whether `errnum`, the error of a system call that the kernel itself never denies, comes
+ * from a seccomp filter. EAFNOSUPPORT is the errno of systemd's RestrictAddressFamilies=. */
 static bool is_refused_by_filter(int errnum, const char *proc)
 {
     return (errnum == EPERM || errnum == EACCES || errnum == ENOSYS || errnum == EAFNOSUPPORT) &&
            is_filtered(proc);
 }
 
-/* Returns whether the failed system call creates no namespaces, so that the causes of failures to
- * create namespaces do not apply. */
+/* Returns whether the failed system call is not one that creates namespaces. The causes of a
+ * failure to create namespaces then do not apply. */
 static bool is_other_call(const struct un_error *err)
 {
     static const char *const calls[] = {"socketpair", "pidfd_open", "fork", "prctl"};
@@ -284,7 +285,7 @@ static const char *mount_failed(const struct un_error *err, const char *proc)
     if (strcmp(err->detail, "/proc") && is_filtered(proc))
         return "mount-denied";
     /* Landlock denies every change of mounts, but no system call tells whether Landlock confines
-     * this process. The kernel itself lets root of the mount namespace change the propagation of
+     * this process. Without Landlock, root of the mount namespace may change the propagation of
      * "/", so EPERM for that change comes from Landlock. */
     if (!strcmp(err->detail, "/") && err->errnum == EPERM && may_admin())
         return un_landlock_version() ? "landlock-denies-mount" : NULL;
@@ -357,8 +358,8 @@ static const char *find_errno_cause(const struct un_error *err, const char *proc
 }
 
 /* Returns whether ENOSYS comes from a seccomp filter, and not from a kernel that lacks the system
- * call. A filter may also deny the calls that read /proc/self/status, so only "Seccomp: 0" in that
- * file proves that there is no filter. */
+ * call. An unreadable /proc/self/status counts as a filter, because a filter may deny the calls
+ * that read the file. */
 static bool is_missing_by_filter(int errnum, const char *proc)
 {
     return errnum == ENOSYS && un_proc_status(proc, "Seccomp:") != 0;

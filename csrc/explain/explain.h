@@ -1,4 +1,6 @@
-/* Finding the causes of failures, and their explanations. Internal. */
+/* Finding the causes of failures, and the explanations of these causes. Internal. The catalogue
+ * consists of known error messages (explain/messages/) and of causes
+ * (src/usernsctl/explain/causes/). */
 #ifndef USERNSCTL_EXPLAIN_H
 #define USERNSCTL_EXPLAIN_H
 
@@ -11,15 +13,15 @@
 
 /* ---- texts.c: error messages and their causes, which texts.py generates from the catalogue --- */
 
-/* The messages of the catalogue, as lists of strings. NUL ends a string, an empty string ends a
- * list, and another empty string ends the table. A message has two lists: the patterns that
- * recognize it (match.c), and the ids of its causes, likeliest first. */
+/* The known error messages of the catalogue, as lists of strings. NUL ends a string, an empty
+ * string ends a list, and another empty string ends the table. A message has two lists: the
+ * patterns that recognize it (match.c), and the ids of its causes, likeliest first. */
 extern const char un_texts[];
-/* The hints of the catalogue, in the same format as the messages. A hint is a message that does not
+/* The hints of the catalogue, in the same format as un_texts. A hint is a message that does not
  * report a failure, but shows which system has written the searched text. */
 extern const char un_text_hints[];
-/* The causes of the catalogue, in the same format as the messages. Each cause has one list, which
- * contains its id, explanation and remedy. */
+/* The causes of the catalogue, in the same format as un_texts, except that each cause has only one
+ * list: its id, explanation and remedy. */
 extern const char un_text_causes[];
 
 static inline const char *un_texts_next(const char *word)
@@ -27,7 +29,7 @@ static inline const char *un_texts_next(const char *word)
     return word + strlen(word) + 1;
 }
 
-/* Returns a pointer to the list after `list`. */
+/* Returns a pointer to the list that follows `list` in a table such as un_texts. */
 static inline const char *un_texts_next_list(const char *list)
 {
     while (*list)
@@ -61,9 +63,9 @@ bool un_match_start(const char *pattern, const char *text, size_t size);
 
 /* ---- search.c: finding the messages of the catalogue in a text ------------------------------- */
 
-/* Searches the first `size` bytes of `text` as un_search_add() does, but only for messages. In the
- * output of runsc, hints and ids of causes prove nothing, because they occur there only in
- * quotations of other text. */
+/* Searches the first `size` bytes of `text`, an output of runsc, as un_search_add() does, but only
+ * for error messages: runsc's output contains hints and ids of causes only in quotations of other
+ * text, where they prove nothing. */
 void un_search_add_messages(struct un_search *search, const char *text, size_t size);
 
 /* ---- quotations.c: removing quotations of config.json from a message of runsc ---------------- */
@@ -85,9 +87,9 @@ bool un_runsc_has_ended(const char *debug, int *wait_status);
 
 /* ---- diagnose.c: determining the cause of an errno by facts about the host ------------------- */
 
-/* Returns the id of the cause of EACCES when the owner of a file in `proc` opens the file: the
- * cause stands for the security module that confines this process and the helpers that it runs.
- * Returns NULL if no cause is certain. */
+/* Determines which security module denies (EACCES) the owner of a file in `proc` access to the
+ * file. The module confines this process and the programs that it runs. Returns the id of the cause
+ * for this module, or NULL if no module is certain. */
 const char *un_cause_of_closed_proc(const char *proc);
 
 /* The detail of an error with UN_STEP_CLONE if the child could not duplicate or send a
@@ -111,7 +113,7 @@ enum un_limit {
     UN_LIMIT_COUNT
 };
 
-/* Opens the file that counts how often the control group of this process has reached a limit.
+/* Opens the file of this process's control group that counts how often `limit` was reached.
  * *version becomes the version of the control group, or 0 if the file counts the OOM kills of the
  * whole host. After a change of a version 2 file, poll(2) reports POLLPRI until the file is read
  * again. Returns a descriptor, or -1. */

@@ -2,10 +2,12 @@
 #include "explain/explain.h"
 #include "facts/facts.h"
 
-/* Size in bytes of the buffer for a file with counts. A whole /proc/vmstat fits in the buffer. */
+/* Size in bytes of a buffer for the files that un_limit_open() opens. The largest is
+ * /proc/vmstat. */
 #define COUNTS_MAX (1 << 14)
 
-/* The files with the counts: files[0] for cgroups v1, files[1] for cgroups v2. */
+/* For each limit, the file that counts how often the limit was reached: files[0] in cgroups v1,
+ * files[1] in cgroups v2. */
 static const struct {
     const char *controller;
     const char *files[2];
@@ -23,8 +25,8 @@ int un_limit_open(enum un_limit limit, int *version)
 {
     const char *controller = limits[limit].controller;
     int fd = un_group_open(&un_groups_here, controller, limits[limit].files, version);
-    /* The root control group has no such file. If this process is in the root control group, use
-     * the count of the OOM kills on the whole host instead (since Linux 4.13). */
+    /* The root control group has no file that counts OOM kills. If this process is in the root
+     * control group, use the count for the whole host instead (/proc/vmstat, since Linux 4.13). */
     if (fd < 0 && limit == UN_LIMIT_MEMORY) {
         *version = 0;
         fd = openat(AT_FDCWD, "/proc/vmstat", O_RDONLY | O_CLOEXEC);

@@ -138,8 +138,9 @@ const char *un_match(const char *pattern, const char *text, size_t size)
 {
     const char *end = text + size;
     size_t prefix = strcspn(pattern, MARKS), plain_length;
-    /* Search for the literal parts first. Most searched texts do not contain them, and memmem(3) is
-     * many times faster than begins_with() at each position, and than find_plain(). */
+    /* Before begins_with() is tried at each position, search for the literal prefix of the pattern,
+     * and then for its longest literal part. Most texts lack one of them, and memmem(3) is many
+     * times faster than begins_with() and find_plain(). */
     text = memmem(text, size, pattern, prefix);
     if (!text)
         return NULL;

@@ -7,8 +7,8 @@
 /* Number of dots that replace a quotation. */
 #define DOTS 3
 
-/* Maximum number of bytes that the searches for quotations in a message may read in total, in about
- * 0.1 seconds: enough to search a message of 500 bytes for 250,000 strings. */
+/* Maximum total number of bytes that the searches for quotations in one message may read. They take
+ * about 0.1 seconds, enough to search a message of 500 bytes for 250,000 strings. */
 #define SEARCHED_MAX ((size_t)1 << 27)
 
 /* A message of runsc, with a flag for each byte that tells whether the byte is part of a quotation

@@ -9,8 +9,8 @@
 #define YAMA_FILE "sys/kernel/yama/ptrace_scope"
 #define YAMA_ADMIN_ONLY 2
 
-/* Maximum number of bytes of a message that are searched: several long paths may precede the words
- * that explain the failure. */
+/* Maximum number of bytes of a message that are searched. The limit is high, because several long
+ * paths may precede the words that explain the failure. */
 #define MATCHED_MAX (4 * UN_PATH_MAX)
 
 /* Messages of runsc if the working directory does not exist in the sandbox and runsc can't create
@@ -32,7 +32,8 @@ static bool is_ruled_out(const char *id, const char *proc)
     return !strcmp(id, "yama-ptrace-scope") && un_proc_number(proc, YAMA_FILE) < YAMA_ADMIN_ONLY;
 }
 
-/* Removes from `ids` the causes that is_ruled_out() rules out. Returns how many ids remain. */
+/* Removes the ids of causes that is_ruled_out() excludes from the array `ids`. Returns how many ids
+ * remain. */
 static size_t rule_out(const char *ids[], size_t count, const char *proc)
 {
     size_t kept = 0;
@@ -55,7 +56,8 @@ static void set_cause(struct un_runsc_failure *failure, const char *id)
     set_remedy(failure, failure->cause.remedy);
 }
 
-/* Appends the ids of the possible causes to the remedy, which so far is only "usernsctl doctor". */
+/* Appends the ids of the possible causes to the remedy "usernsctl doctor", if no single cause is
+ * certain. */
 static void append_candidates(struct un_runsc_failure *failure, const char *const ids[],
                               size_t count)
 {

@@ -8,7 +8,7 @@
  * the beginning of a crash report. */
 #define READ_MAX (1 << 18)
 /* Maximum number of bytes read from the end of the debug log: enough for the last line, and for the
- * lines from the message waited_for_sandbox on, if runsc has logged it. */
+ * message waited_for_sandbox and all lines after it. */
 #define END_MAX 4096
 
 /* A pattern that matches the last line of runsc's debug log if runsc has exited normally. */

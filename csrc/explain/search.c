@@ -3,9 +3,9 @@
 
 #include <string.h>
 
-/* The rank of a cause of a message: `of` is the number of causes that the message has, and `place`
- * is the position of this cause among them. Causes are sorted by `of`, then by `place`, lowest
- * first. */
+/* The rank of a possible cause of a message: `of` is the number of possible causes of the message,
+ * and `place` the position of this cause in their list. Causes are sorted by `of`, then by `place`,
+ * lowest first. */
 struct rank {
     size_t of;
     size_t place;
@@ -25,8 +25,8 @@ static size_t count_words(const char *list)
     return count;
 }
 
-/* Returns whether the search has already found an entry of the catalogue. `causes` points to the
- * entry's list of causes in texts.c, which identifies the entry. */
+/* Returns whether `search` already contains the message or hint whose list of causes in texts.c is
+ * `causes`. No two messages or hints share a list, so the pointer identifies them. */
 static bool has_causes(const struct un_search *search, const char *causes)
 {
     for (size_t i = 0; i < search->count; i++)
@@ -54,8 +54,8 @@ static const char *match_any(const char *patterns, const char *text, size_t size
     return first;
 }
 
-/* Adds to `search` those of `entries`, a table in texts.c, that occur in the first `size` bytes of
- * `text`, unless the search has already found them. */
+/* Searches the first `size` bytes of `text` for each message or hint in `entries`, a table in
+ * texts.c. Adds those that occur to `search`, unless `search` already contains them. */
 static void add_entries(struct un_search *search, const char *entries, bool are_hints,
                         const char *text, size_t size)
 {
@@ -186,7 +186,7 @@ static size_t find_ranked(const struct ranking *ranking, const char *id)
 }
 
 /* Adds a cause to the ranking, or improves the rank of a cause that the ranking already contains.
- * For a cause of a hint, only improves the rank. */
+ * If `is_hint` is set, adds no cause: a hint alone does not show that anything failed. */
 static void add_cause(struct ranking *ranking, const char *id, bool is_hint, struct rank rank)
 {
     size_t at = find_ranked(ranking, id);

@@ -3,8 +3,8 @@
 
 #include <inttypes.h>
 
-/* Adds the caller's own id to the map. Fails if the parent namespace does not map the id. If the
- * parent's map was not read, the kernel makes this check later. */
+/* Adds the caller's own id to the map. Fails if the parent namespace does not map the id. Without
+ * the parent's map in `facts`, leaves this check to the kernel. */
 static int add_self(int kind, const struct un_id_request *want, const struct un_facts *facts,
                     struct un_map *map, struct un_error *err)
 {

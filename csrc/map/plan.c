@@ -1,5 +1,6 @@
-/* Planning: choosing the id maps, and the process or program that writes each map. All functions
- * here are pure, so a plan depends only on the request and on the facts about the caller. */
+/* Planning: choosing the uid map and the gid map, and the process or program that writes each map.
+ * All functions here are pure, so a plan depends only on the request and on the facts about the
+ * caller. */
 #include "base/base.h"
 #include "map/map.h"
 
@@ -33,8 +34,8 @@ static bool has_capability(const struct un_facts *facts, int cap)
 }
 
 /* Returns whether the map contains uid 0 of the parent namespace, but the caller lacks CAP_SETFCAP.
- * Linux requires this capability for such a map since 5.12, because root inside can write file
- * capabilities that are valid in the parent. */
+ * Linux requires this capability for such a map since 5.12, because root in the new namespace can
+ * write file capabilities that are valid in the parent. */
 static bool lacks_setfcap(int kind, const struct un_map *map, const struct un_facts *facts)
 {
     return kind == UN_UID && un_map_find(map, UN_OUTSIDE, 0) && kernel_is(facts, 5, 12) &&
@@ -46,8 +47,8 @@ static bool is_own_id(const struct un_map *map, uint32_t own)
     return map->len == 1 && map->extent[0].count == 1 && map->extent[0].outside == own;
 }
 
-/* Returns how many ids from `id` on are granted by the range that contains `id`, or 0 if no range
- * contains it. */
+/* Returns how many consecutive ids, from `id` on, the range that contains `id` grants, or 0 if no
+ * range contains `id`. */
 static uint32_t granted_from(const struct un_ranges *ranges, uint32_t id)
 {
     for (uint32_t i = 0; i < ranges->len; i++)
@@ -56,8 +57,8 @@ static uint32_t granted_from(const struct un_ranges *ranges, uint32_t id)
     return 0;
 }
 
-/* Returns whether newuidmap(1) accepts an extent. The extent may span adjacent ranges. The caller's
- * own id is accepted only as an extent of its own (have_range() in shadow's subordinateio.c). */
+/* Returns whether newuidmap(1) accepts an extent. The extent may span adjacent ranges. An extent of
+ * only the caller's own id needs no range (have_range() in shadow's subordinateio.c). */
 static bool is_granted(struct un_extent extent, const struct un_id_facts *id)
 {
     if (extent.count == 1 && extent.outside == id->own)
@@ -83,7 +84,8 @@ static int refuse_helper(int kind, const struct un_facts *facts, const char *cau
                    *path ? path : un_kinds[kind].helper, why);
 }
 
-/* Fails if a helper certainly can't write the map for the caller. Does not run the helper. */
+/* Fails if newuidmap or newgidmap certainly can't write the map for the caller. Does not run the
+ * program. */
 static int check_helper(int kind, const struct un_facts *facts, struct un_error *err)
 {
     static const struct {
@@ -169,7 +171,7 @@ static int choose_writer(int kind, const struct un_request *request, const struc
 }
 
 /* Returns the id to which a process with the id `own` must switch in the user namespace: the id to
- * which `own` is mapped, or 0 if `own` is not mapped, or -1 if 0 is not mapped either. */
+ * which `own` is mapped. If `own` is not mapped, returns 0, or -1 if the namespace has no id 0. */
 static int64_t inside_id(const struct un_map *map, uint32_t own)
 {
     const struct un_extent *extent = un_map_find(map, UN_OUTSIDE, own);
@@ -254,10 +256,9 @@ bool un_plan_writes_itself(const struct un_plan *plan)
 
 /* Returns whether a plan depends on the maps of the current user namespace or on the kernel
  * version. A map can contain only ids that the current user namespace maps, so the plan must check
- * all ids but the caller's own: the kernel itself denies unshare(2) to a caller with an unmapped
- * id. The caller's own id must be checked, too, if it is the overflow id, which may stand for an
- * unmapped id. The kernel version matters for uid 0, because mapping uid 0 may require
- * CAP_SETFCAP. */
+ * all ids. The caller's own id needs no check, because the kernel denies unshare(2) to a caller
+ * with an unmapped id, except if it is the overflow id, which may stand for an unmapped id. The
+ * kernel version matters for uid 0, because mapping uid 0 may require CAP_SETFCAP. */
 bool un_plan_needs_parents(const struct un_request *request, const struct un_facts *facts)
 {
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
