@@ -1,4 +1,5 @@
-/* Running system programs for lookups by NSS, because a static program can't load NSS modules. */
+/* Running system programs such as getent(1) to look up users, because a static program can't load
+ * NSS modules (nsswitch.conf(5)). */
 #include "base/base.h"
 #include "facts/facts.h"
 #include "sys/sys.h"
@@ -7,8 +8,8 @@
 
 #define ASK_TIMEOUT_MS 10000
 
-/* Checks S_ISREG, too, because access(2) with X_OK also succeeds for a directory that may be
- * searched. */
+/* Checks the file type, too, because access(2) with X_OK also succeeds for a directory that this
+ * process may search. */
 bool un_is_program(const char *path, struct stat *status)
 {
     return !stat(path, status) && S_ISREG(status->st_mode) && !access(path, X_OK);

@@ -1,5 +1,6 @@
-/* Planning id maps for the calling process. The functions here read the facts about the process;
- * map/plan.c chooses the maps, and the process or program that writes each map. */
+/* Planning the uid map and the gid map for the calling process. The functions here read the facts
+ * about the process; map/plan.c chooses the maps, and the process or program that writes each
+ * map. */
 #include "facts/facts.h"
 #include "map/map.h"
 #include "sys/sys.h"
@@ -17,8 +18,9 @@ int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err)
     return 0;
 }
 
-/* Returns whether a user name can be written in a shell command without quotes. usermod(8) does not
- * mistake the name for an option, because un_user_line() finds no name that begins with "-". */
+/* Returns whether a user name can stand in a shell command without quotes. The name can't be
+ * mistaken for an option of usermod(8), because un_user_line() finds no name that begins with
+ * "-". */
 static bool is_plain_name(const char *name)
 {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";

@@ -9,8 +9,8 @@
 const struct un_groups un_groups_here = {
     .proc = "/proc", .mounts = "/sys/fs/cgroup", .users = "/run/user"};
 
-/* Returns whether a directory is on a cgroup filesystem. A user may have mounted a volume in place
- * of the cgroup filesystem, and the files of a volume may contain any text. */
+/* Returns whether a directory is on a cgroup filesystem. The check is needed because a volume may
+ * be mounted in place of the cgroup filesystem, and the files of a volume may contain any text. */
 static bool is_of_groups(const struct un_groups *groups, int directory)
 {
     struct statfs fs;
@@ -43,8 +43,8 @@ static int open_in(int mount, const char *group, const char *file)
     return openat(mount, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 }
 
-/* Shortens the path of a control group to the path of its parent. Returns false if the path is
- * already the path of the root cgroup. */
+/* Shortens the path of a control group to the path of its parent. Returns false if `group` is the
+ * root cgroup. */
 static bool go_up(char *group)
 {
     char *slash = strrchr(group, '/');
@@ -149,8 +149,8 @@ static void lower(uint64_t *lowest, const char *number)
         *lowest = found;
 }
 
-/* Lowers *arg to the limit in a memory.max file. A text that is not a number, such as "max", means
- * no limit. */
+/* Lowers *arg to the limit in a memory.max file, if the limit is lower. A text that is not a
+ * number, such as "max", means no limit. */
 static bool lower_by_memory_max(int fd, void *arg)
 {
     char text[64];
@@ -179,7 +179,8 @@ static void lower_processors(uint64_t quota, uint64_t period, uint64_t *processo
         *processors = count;
 }
 
-/* Lowers *arg to the CPU limit in a cpu.max file. The limit is the quota divided by the period. */
+/* Lowers *arg, a number of processors, to the CPU limit in a cpu.max file: the quota divided by the
+ * period. */
 static bool lower_by_max(int fd, void *arg)
 {
     char text[64];

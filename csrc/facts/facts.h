@@ -1,5 +1,5 @@
-/* Facts about the caller (user, granted ids, control group) and about the processes of sandboxes.
- * Internal. */
+/* Functions that read facts about the caller (user, subordinate ids, control group) and about the
+ * processes of sandboxes. Internal. */
 #ifndef USERNSCTL_FACTS_H
 #define USERNSCTL_FACTS_H
 
@@ -21,9 +21,9 @@ bool un_find_program(const char *path, const char *name, char found[UN_PATH_MAX]
  * executable or not. Stores the path of the file in `found`. Returns false if no directory contains
  * such a file. */
 bool un_find_unusable(const char *path, const char *name, char found[UN_PATH_MAX]);
-/* Runs a program for a lookup by NSS, such as getent(1) or getsubids(1). `words` contains the name
- * of the program, which is searched in the directories of `path`, and two arguments; NULL stands
- * for a missing argument. Returns the program's output, truncated to size - 1 bytes, or NULL on
+/* Runs a program that looks up users, such as getent(1) or getsubids(1). `words` contains the name
+ * of the program and two arguments, of which each may be NULL. The program is searched for in the
+ * directories of `path`. Returns the program's output, truncated to size - 1 bytes, or NULL on
  * failure. */
 const char *un_ask(const char *path, const char *const words[], char *output, size_t size);
 
@@ -60,8 +60,9 @@ struct un_groups {
                            usually "/sys/fs/cgroup" */
     /* parent of the users' runtime directories (XDG_RUNTIME_DIR); usually "/run/user" */
     const char *users;
-    bool is_copy; /* whether the paths above name copies for a test, so that neither the filesystem
-                     type nor the members of the control group are checked */
+    /* whether the paths above name copies in ordinary directories, for a test; neither the
+     * filesystem type nor the processes of the control group are then checked */
+    bool is_copy;
 };
 
 extern const struct un_groups un_groups_here;
@@ -77,8 +78,9 @@ int un_group_find(const struct un_groups *groups, const char *controller, char g
 int un_group_open(const struct un_groups *groups, const char *controller,
                   const char *const files[2], int *version);
 
-/* Reads the number at the beginning of the file that un_group_open() would open. Returns false if
- * there is no number, as in a pids.max without a limit. */
+/* Reads the number at the beginning of the file that un_group_open() opens for the same arguments.
+ * Returns false if there is no number: pids.max, for example, contains "max" if there is no
+ * limit. */
 bool un_group_number(const struct un_groups *groups, const char *controller,
                      const char *const files[2], uint64_t *number);
 
@@ -93,8 +95,8 @@ void un_limit_to_machine(struct un_group_limits *limits);
 /* ---- group_place.c: the parent group of sandboxes' control groups ---------------------------- */
 
 /* Opens the parent group for sandboxes: a directory in which this process may create control groups
- * that limit the resource `part`. *version becomes 1 or 2. Returns a descriptor for
- * un_group_release(), or -1 with errno set. */
+ * that limit the resource `part`. *version becomes the version of cgroups, 1 or 2. Returns a
+ * descriptor, which un_group_release() closes, or -1 with errno set. */
 int un_group_place(const struct un_groups *groups, enum un_group_part part, int *version);
 /* Closes a parent cgroup that un_group_place() has opened. Also removes the parent cgroup if it is
  * empty and un_group_place() may have created it. */
@@ -115,8 +117,8 @@ bool un_group_has_process(int group, pid_t pid);
  * set. */
 int un_group_write(int group, const char *file, const char *text);
 
-/* Prefix of the names of sandboxes' cgroups. The cgroup of a sandbox is locked (flock(2)) as long
- * as the sandbox runs. */
+/* Prefix of the names of sandboxes' cgroups. Each cgroup is locked (flock(2)) as long as its
+ * sandbox runs. */
 #define UN_GROUP_PREFIX "usernsctl-sandbox-"
 
 /* Removes the control groups that sandboxes have left behind in the parent group `place`, that is,
@@ -126,15 +128,17 @@ void un_group_sweep(int place);
 /* ---- usage.c: resource usage of a sandbox's processes ---------------------------------------- */
 
 /* Calls `visit` for each child of a process, until `visit` returns true. Returns whether `visit`
- * has returned true. Sets *failed if the children can't be read. */
+ * has returned true. Sets *failed if the list of children can't be read. */
 bool un_any_child(pid_t pid, bool (*visit)(pid_t child, void *arg), void *arg, bool *failed);
 
-/* Maximum number of memfds with the memory of one sandbox: usually one, after a restore several. */
+/* Maximum number of memfds that contain the memory of one sandbox. A sandbox usually has one, but
+ * after a restore from a checkpoint several. */
 #define UN_MEMORY_FILES 8
 
 struct un_memory_files {
     int fd[UN_MEMORY_FILES];
-    int number[UN_MEMORY_FILES]; /* descriptors of the process that the memfds belong to */
+    int number[UN_MEMORY_FILES]; /* numbers of the memfds' descriptors in the process that has
+                                    opened them */
     size_t count;
 };
 
@@ -155,8 +159,8 @@ int64_t un_processor_time(pid_t pid);
 /* Returns the number of threads of a process, or 0 if the process has been reaped. */
 uint64_t un_task_count(pid_t pid);
 
-/* Opens the file that un_last_pid() reads. Returns a descriptor, or -1 if the file is missing, or
- * emulated as by lxcfs. */
+/* Opens /proc/loadavg for un_last_pid(). Returns a descriptor, or -1 if the file is missing, or is
+ * not on procfs but emulated, for example by lxcfs. */
 int un_open_last_pid(void);
 /* Returns the id that the kernel has last given to a process or thread in this PID namespace
  * (proc_loadavg(5)), or -1 if it can't be read. */

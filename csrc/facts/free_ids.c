@@ -1,4 +1,5 @@
-/* Finding ids that can be granted to a user without subordinate ranges, as useradd(8) does. */
+/* Finding unused ids that could be granted to a user who has no subordinate ids, as useradd(8)
+ * does. */
 #include "base/base.h"
 #include "facts/facts.h"
 
@@ -63,7 +64,8 @@ static bool take_granted(char *line, void *into)
     return add_span(into, start, start + count);
 }
 
-/* Raises *into above the id in a line of passwd(5) or group(5), unless the id exceeds LAST_USER. */
+/* Raises *into, the lowest free id, above the id in a line of passwd(5) or group(5), unless that id
+ * exceeds LAST_USER. */
 static bool take_user(char *line, void *into)
 {
     uint64_t *behind = into, id;

@@ -102,8 +102,8 @@ static bool may_write(int place, const char *file)
     return !faccessat(place, file, W_OK, 0);
 }
 
-/* Returns whether `file`, in the directory `place`, contains `word`. The file is a list of words
- * separated by blanks. */
+/* Returns whether `word` is one of the words in `file`, which blanks separate. `place` is the
+ * directory of the file. */
 static bool lists(int place, const char *file, const char *word)
 {
     char text[1024];
@@ -212,8 +212,8 @@ int un_group_place(const struct un_groups *groups, enum un_group_part part, int 
     return -1;
 }
 
-/* Returns the version that un_group_place() would report, or 0 if un_group_place() would fail.
- * Creates no cgroup. */
+/* Returns the cgroup version (1 or 2) in which un_group_place() would find a parent group, or 0 if
+ * un_group_place() would fail. Creates no cgroup. */
 static int find_version(const struct un_groups *groups, enum un_group_part part)
 {
     char group[UN_PATH_MAX];
@@ -280,9 +280,10 @@ static bool has_name(int place, const char *name, int group)
 }
 
 /* Removes the cgroup of a sandbox, unless the cgroup is locked. The kernel never removes a cgroup
- * with processes or children; the lock protects the empty cgroup of a sandbox that is just
- * starting. Between open(2) and flock(2), another process may have removed the opened cgroup, and a
- * sandbox may have created a new cgroup of the same name. has_name() detects that. */
+ * with processes or children. But the cgroup of a sandbox that is just starting is still empty, and
+ * only its lock protects it. Between open(2) and flock(2), another process may have removed the
+ * opened cgroup, and a sandbox may have created a new cgroup of the same name. has_name() detects
+ * that. */
 static void remove_unlocked(int place, const char *name)
 {
     un_auto_close int group = openat(place, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);

@@ -1,4 +1,5 @@
-/* Facts about this process (ids, capabilities), and the maps of its user namespace. */
+/* Reading facts about this process: its ids, its capabilities, and the maps of its user
+ * namespace. */
 #include "base/base.h"
 #include "sys/sys.h"
 

@@ -1,5 +1,5 @@
-/* Reading facts about granted ids: the caller's user name and subordinate id ranges, and the
- * helpers newuidmap and newgidmap. */
+/* Reading the facts that decide which ids the caller may map: the user name, the subordinate id
+ * ranges, and the state of newuidmap and newgidmap, called helpers here. */
 #include "base/base.h"
 #include "facts/facts.h"
 #include "map/map.h"
@@ -16,9 +16,9 @@
  * can have extents. */
 #define SUBIDS_TEXT_MAX (UN_MAP_MAX * (sizeof "339:  4294967295 4294967295\n" + UN_USER_MAX))
 
-/* Searches the directory of the program `other` for the executable `name`. Stores the path of the
- * executable in `found`, and its status in `status`. Returns false if that directory has no such
- * executable. */
+/* Searches the directory that contains the program `other` for the executable `name`. Stores the
+ * path of the executable in `found`, and its status in `status`. Returns false if that directory
+ * has no such executable. */
 static bool find_helper_beside(const char *other, const char *name, char found[UN_PATH_MAX],
                                struct stat *status)
 {
@@ -55,9 +55,10 @@ static bool has_other_source(const char *nsswitch)
     return other;
 }
 
-/* Returns whether login.defs(5) lets the helpers accept a process with a gid other than that of its
- * user's primary group (GRANT_AUX_GROUP_SUBIDS). The last line with this setting counts, and the
- * value may be in quotation marks (def_load() in shadow's getdef.c). */
+/* Returns whether GRANT_AUX_GROUP_SUBIDS is set in login.defs(5). If so, newuidmap and newgidmap
+ * also work for a process whose gid is not that of its user's primary group. The last line with
+ * this setting counts, and the value may be in quotation marks (def_load() in shadow's
+ * getdef.c). */
 static bool grants_any_group(const char *login)
 {
     static const char name[] = "GRANT_AUX_GROUP_SUBIDS";
@@ -116,9 +117,9 @@ static int ask_ranges(int kind, const char *path, struct un_facts *facts, struct
                    "getsubids does not list the ranges of %s: %s", facts->user, fault);
 }
 
-/* Returns whether a helper is a script. A script gains no privileges itself, but may execute a
- * program that gains them. Any file that is not an ELF program counts as a script; if the file
- * can't be executed, the later execve(2) of the helper fails. */
+/* Returns whether a helper, newuidmap or newgidmap, is a script. A script gains no privileges
+ * itself, but may execute a program that does. Any file that is not an ELF program counts as a
+ * script; if the file can't be executed, the later execve(2) of the helper fails. */
 static bool is_script(const char *helper)
 {
     char start[SELFMAG];
@@ -138,14 +139,14 @@ static int helper_state(const char *helper, const struct stat *status)
         return UN_HELPER_CAPS_ELSEWHERE;
     if (!is_setuid && size <= 0)
         return is_script(helper) ? UN_HELPER_READY : UN_HELPER_NOT_SETUID;
-    /* If statvfs(3) fails, assume that the mount is not nosuid. On a nosuid mount, the helper will
-     * report the missing privileges itself. */
+    /* If statvfs(3) fails, assume that the mount is not nosuid. If the mount is nosuid, newuidmap
+     * or newgidmap will report the missing privileges itself. */
     bool is_nosuid = !statvfs(helper, &mount) && mount.f_flag & ST_NOSUID;
     return is_nosuid ? UN_HELPER_NOSUID : UN_HELPER_READY;
 }
 
-/* Finds a helper and determines its state. Looks first in the directory of the other helper,
- * because both are usually installed together. */
+/* Finds newuidmap or newgidmap, and determines its state. Looks first in the directory of the other
+ * of the two, because both are usually installed together. */
 static void read_helper(const char *path, int kind, struct un_facts *facts)
 {
     struct un_id_facts *id = &facts->id[kind];

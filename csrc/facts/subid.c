@@ -86,8 +86,8 @@ static void read_ours(struct reader *reader, char *line, bool cut, unsigned numb
             return;
         fault = parse_range(colon + 1, &range);
     }
-    /* Accept one range less than the UN_MAP_MAX extents of a map, because the caller's own id also
-     * needs an extent. */
+    /* Skip further ranges when UN_MAP_MAX - 1 are stored: a map has at most UN_MAP_MAX extents, and
+     * the caller's own id needs one of them. */
     if (!fault && reader->ranges->len == UN_MAP_MAX - 1)
         fault = "more ranges than a map can hold";
     if (fault)

@@ -180,8 +180,8 @@ int un_open_last_pid(void)
 {
     struct statfs fs;
     int fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
-    /* Accept the file only on procfs. Filesystems that emulate files of /proc, such as lxcfs, show
-     * another number. */
+    /* Accept /proc/loadavg only if it is on procfs: an emulation of the file, such as that of
+     * lxcfs, does not contain the last pid of this PID namespace. */
     if (fd >= 0 && (fstatfs(fd, &fs) || (uint64_t)fs.f_type != PROC_SUPER_MAGIC)) {
         close(fd);
         return -1;
@@ -206,8 +206,10 @@ int64_t un_last_pid(int fd)
 /* State of a walk through the process tree of a sandbox. */
 struct usage_walk {
     struct un_sandbox_usage usage;
-    struct un_memory_files files; /* memfds of the sentry; empty until the sentry is found */
-    bool is_inside; /* whether the visited process is the sentry, or a descendant of the sentry */
+    /* memfds of the sentry (gVisor's kernel); empty until the sentry is found */
+    struct un_memory_files files;
+    bool is_inside; /* whether the visited process is the sentry (gVisor's kernel), or a descendant
+                       of the sentry */
     int level;
 };
 

@@ -1,5 +1,6 @@
 /*
- * Interface of usernsctl's core, which creates and maps user namespaces without privileges.
+ * Interface of usernsctl's core, which creates user namespaces and maps their ids without
+ * privileges.
  *
  * This header declares everything that the core offers to the Python package and to the programs of
  * the package. Nothing else includes it, so it may change with each release. The Python binding
@@ -41,7 +42,7 @@ enum un_step {
     UN_STEP_ARGUMENT, /* checking the caller's arguments */
     UN_STEP_FACTS,    /* reading ids, capabilities and namespaces of the caller */
     UN_STEP_SUBID,    /* reading the caller's subordinate id ranges */
-    UN_STEP_PLAN,     /* choosing the maps and their writers */
+    UN_STEP_PLAN, /* choosing the uid map and the gid map, and the process that writes each map */
     UN_STEP_CLONE,
     UN_STEP_CGROUP, /* starting a process in another cgroup (CLONE_INTO_CGROUP) */
     UN_STEP_UNSHARE,
@@ -80,8 +81,8 @@ struct un_error {
     int step;                   /* the step that failed (enum un_step) */
     int errnum;                 /* errno of the system call that failed; 0 if none failed */
     const char *cause;          /* id of a struct un_cause; NULL if it is unknown */
-    char detail[UN_DETAIL_MAX]; /* object of the failure, such as a path, an extent or a helper's
-                                   message */
+    char detail[UN_DETAIL_MAX]; /* what the step failed on, such as a path or an extent, or the
+                                   message of a program that failed */
     char remedy[UN_DETAIL_MAX]; /* remedy for this failure; "" if the cause's remedy applies */
 };
 
@@ -119,18 +120,18 @@ struct un_group_limits {
                             processors; UINT64_MAX for no limit */
 };
 
-/* Reads the memory size and the number of processors that a program in a sandbox sees. These are
- * the values of the host, unless this process's control group or one of its ancestors has a lower
- * limit. A cpuset also counts, because it restricts the processors on which this process may
- * run. */
+/* Determines the memory size and the number of processors that a program in a sandbox sees: those
+ * of the host, unless this process's control group or one of its ancestors has a lower limit. A
+ * cpuset also counts, because it restricts the processors on which this process may run. */
 void un_seen_limits(struct un_group_limits *limits);
 
 /* Resource usage of the processes that a sandbox has at present. */
 struct un_sandbox_usage {
-    uint64_t memory; /* memory of the programs inside, plus anonymous memory and page tables of all
-                        processes of the sandbox, in bytes */
-    uint64_t tasks;  /* threads of gVisor's kernel and of the processes that it has started */
-    uint64_t time;   /* CPU time of the processes that still exist, in microseconds */
+    uint64_t memory; /* memory in bytes: that of the programs in the sandbox, plus anonymous memory
+                        and page tables of all processes of the sandbox on the host */
+    /* number of threads of gVisor's kernel and of the processes that it has started */
+    uint64_t tasks;
+    uint64_t time; /* CPU time of the processes that still exist, in microseconds */
 };
 
 /* Measures the resource usage of the sandbox whose main processes are children of the process
@@ -141,16 +142,17 @@ int un_sandbox_usage(int parent, struct un_sandbox_usage *usage);
 /* Resources of a sandbox that can be limited by a control group. */
 enum un_group_part { UN_GROUP_MEMORY, UN_GROUP_PIDS, UN_GROUP_CPU, UN_GROUP_PARTS };
 
-/* Determines for each resource whether this process can create control groups that limit it. Writes
- * the version of these control groups (1 or 2) to `versions`, or 0 if this process can't create any
- * (facts/group_place.c). */
+/* Determines for each resource in which version of cgroups (1 or 2) this process can create control
+ * groups that limit the resource. Stores the version in `versions`, or 0 if this process can't
+ * create such groups (facts/group_place.c). */
 void un_group_versions(int versions[UN_GROUP_PARTS]);
 /* Prepares the directories in which the control groups of sandboxes will be created. Must be called
  * before this process enters a user namespace. `parts` contains the bit 1 << UN_GROUP_... of each
  * resource to limit. Failures are ignored here, because the start of a sandbox reports them. */
 void un_groups_prepare(uint64_t parts);
-/* Removes the control groups that watchers of sandboxes could not remove because they were killed
- * by SIGKILL. `parts` is as for un_groups_prepare(). */
+/* Removes the control groups of sandboxes that have ended. usernsctl-watch, which waits for a
+ * sandbox, leaves the control group behind if SIGKILL kills it. `parts` is as for
+ * un_groups_prepare(). */
 void un_groups_sweep(uint64_t parts);
 
 /* Returns how many processes in this process's control group have been killed by the OOM killer
@@ -176,10 +178,10 @@ struct un_runsc_failure {
     char remedy[4096];     /* remedy for the user, in one or more lines */
 };
 
-/* Searches the message of a failed runsc for messages of the catalogue, and fills in `failure`.
- * `limit` is the id of the cause for a limit that was exceeded, or "". The cause `limit`, or else
- * that of a resource limit of this process that is too low for any sandbox, is reported unless the
- * message has exactly one possible cause. Text that the message quotes from
+/* Searches the message of a failed runsc for known error messages (explain/messages/), and fills in
+ * `failure`. `limit` is the id of the cause for a limit that was exceeded, or "". The cause
+ * `limit`, or else that of a resource limit of this process that is too low for any sandbox, is
+ * reported unless the message has exactly one possible cause. Text that the message quotes from
  * `config`, the untrusted config.json, is ignored; if `config` is NULL, the whole message is
  * ignored. `proc` is "/proc". */
 int un_runsc_explain(const char *message, const char *limit, const char *config, size_t size,
@@ -213,7 +215,8 @@ void un_messages_free(struct un_messages *messages);
 struct un_runsc_logs {
     bool has_ended;     /* whether runsc exited normally after the end of the sandbox */
     const char *reason; /* the message that explains the failure; NULL if no message does */
-    struct un_messages messages; /* the fatal errors of all processes of runsc, in order */
+    /* the fatal errors of all processes of runsc, in the order of the log */
+    struct un_messages messages;
     char *crash; /* the first line of the crash report; NULL if runsc did not crash */
 };
 
@@ -226,33 +229,33 @@ void un_runsc_logs_free(struct un_runsc_logs *logs);
 
 /* ---- searching a text for known error messages (explain/search.c) ---------------------------- */
 
-#define UN_CAUSES_MAX 256      /* maximum number of causes in the catalogue */
-#define UN_OCCURRENCES_MAX 512 /* maximum number of messages, hints and causes together */
+#define UN_CAUSES_MAX 256      /* maximum number of known causes */
+#define UN_OCCURRENCES_MAX 512 /* maximum number of occurrences in a struct un_search */
 
-/* A message or hint of the catalogue, or the id of a cause, that a search has found in a text. */
+/* A known error message, a hint, or the id of a cause, that a search has found in a text. A hint is
+ * a text that does not report a failure, but shows which system has written the searched text. */
 struct un_occurrence {
     size_t at;    /* offset of the found text in the searched piece of text */
-    bool is_hint; /* whether a hint was found; a hint adds no causes, but its causes rank first if
-                     messages suggest them, too */
+    bool is_hint; /* whether a hint was found; its causes count only if an error message suggests
+                     them, too, and then come first */
     size_t count; /* number of causes in `causes` */
     const char *causes; /* ids of the possible causes, likeliest first; NUL ends each id */
 };
 
-/* A search for all messages of the catalogue in a text that is read in pieces. Set all bytes to 0
- * before the first piece. */
+/* A search for known error messages in a text that is read in pieces. All bytes must be 0 before
+ * the first piece. */
 struct un_search {
     size_t count;
     struct un_occurrence occurrence[UN_OCCURRENCES_MAX];
 };
 
-/* Searches the next piece of the text for messages, hints and ids of causes (which errors of
- * usernsctl contain). Adds what it finds to `search`, except what an earlier piece already
- * contained. The piece may contain any bytes. The time is linear in the size of the piece, and no
- * memory is allocated. */
+/* Searches the next piece of the text for known error messages, hints, and ids of causes, which
+ * errors of usernsctl contain. Adds each of them to `search` when it first occurs. The piece may
+ * contain any bytes. The time is linear in the size of the piece, and no memory is allocated. */
 void un_search_add(struct un_search *search, const char *piece, size_t size);
-/* Stores in `ids` the causes that the pieces of the text suggest, likeliest first, and returns the
- * number of causes. Causes that a hint names come first, then those of the messages with the fewest
- * causes. */
+/* Stores in `ids` the causes that the messages in the text suggest, likeliest first, and returns
+ * the number of causes. Causes that a hint suggests, too, come first. The others follow, those of
+ * messages with the fewest causes first. */
 size_t un_search_causes(const struct un_search *search, const char *ids[UN_CAUSES_MAX]);
 
 /* ---- id maps and their extents (map/idmap.c, sys/map_files.c) -------------------------------- */
@@ -261,8 +264,8 @@ size_t un_search_causes(const struct un_search *search, const char *ids[UN_CAUSE
 /* Size of the longest text of a map: 340 lines of three ten-digit numbers, and a NUL. */
 #define UN_MAP_TEXT_MAX 11221
 
-/* An extent of a map: the id inside + i is mapped to the id outside + i, for each i below
- * `count`. */
+/* An extent of an id map: for each i below `count`, the id `inside` + i in the user namespace is
+ * mapped to the id `outside` + i in the parent namespace. */
 struct un_extent {
     uint32_t inside;
     uint32_t outside;
@@ -279,7 +282,7 @@ enum un_kind { UN_UID, UN_GID };
 /* The side from which an id is looked up in a map: inside or outside the user namespace. */
 enum un_side { UN_INSIDE, UN_OUTSIDE };
 
-/* The two maps of a user namespace, indexed by enum un_kind. */
+/* The uid map and the gid map of a user namespace, indexed by enum un_kind. */
 struct un_idmap {
     struct un_map of[2];
 };
@@ -287,8 +290,8 @@ struct un_idmap {
 /* Parses an extent in the form "inside:outside:count". */
 int un_extent_parse(const char *text, struct un_extent *extent, struct un_error *err);
 int un_map_add(struct un_map *map, struct un_extent extent, struct un_error *err);
-/* Checks a map for all errors for which the kernel returns EINVAL (map/idmap.c). Unlike the kernel,
- * names the rule that the map violates. */
+/* Checks a map for all faults for which the kernel returns EINVAL (map/idmap.c). The error names
+ * the rule that the map violates. */
 int un_map_check(const struct un_map *map, uint32_t max_extents, size_t page_size,
                  struct un_error *err);
 /* Writes a map to `text` in the format of /proc/PID/uid_map, with a NUL at the end. Returns the
@@ -346,7 +349,8 @@ int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ra
 #define UN_USER_MAX 256
 #define UN_PATH_MAX 4096
 
-/* State of newuidmap or newgidmap, as far as it can be determined without running the program. */
+/* State of a helper, newuidmap or newgidmap, as far as it can be determined without running the
+ * program. */
 enum un_helper_state {
     UN_HELPER_MISSING, /* PATH contains no executable with the helper's name */
     UN_HELPER_READY,   /* the helper can gain privileges, or is a script, which may execute another
@@ -360,12 +364,12 @@ enum un_helper_state {
 };
 
 struct un_id_facts {
-    uint32_t own;         /* effective uid or gid of the caller */
-    struct un_map parent; /* map of the caller's user namespace; an id outside of the map does not
-                             exist there */
+    uint32_t own; /* effective uid or gid of the caller */
+    /* map of the caller's user namespace, which has only the ids in this map */
+    struct un_map parent;
     struct un_ranges ranges;
-    int helper_state;         /* state of the helper (enum un_helper_state) */
-    char helper[UN_PATH_MAX]; /* path of the helper; "" if it is missing */
+    int helper_state;         /* state of newuidmap or newgidmap (enum un_helper_state) */
+    char helper[UN_PATH_MAX]; /* path of newuidmap or newgidmap; "" if it is missing */
 };
 
 #define UN_GRANT_COUNT 65536 /* number of subordinate ids that useradd(8) grants to a user */
@@ -384,7 +388,7 @@ struct un_grant_files {
 bool un_free_ids(const struct un_grant_files *files, const struct un_map *const parents[2],
                  struct un_range *found);
 
-/* All facts on which a plan depends. */
+/* All facts about the caller on which a plan of id maps (struct un_plan) depends. */
 struct un_facts {
     struct un_id_facts id[2]; /* facts about uids and about gids, indexed by enum un_kind */
     uint64_t caps;    /* effective capabilities of the caller, with bit N for capability N */
@@ -398,11 +402,12 @@ struct un_facts {
      * needs them. */
     bool has_ranges; /* whether id[].ranges and the following fields are set */
     bool no_new_privs;
-    bool in_bounding_set; /* whether the bounding set contains CAP_SETUID and CAP_SETGID; otherwise
-                             the helpers can't gain these capabilities */
+    bool in_bounding_set;   /* whether the bounding set contains CAP_SETUID and CAP_SETGID, which
+                               newuidmap and newgidmap otherwise can't gain */
     char user[UN_USER_MAX]; /* name of the caller's user; "" if the uid has no name */
     int64_t user_gid;       /* gid in the caller's passwd entry; -1 if there is no entry */
-    bool any_group; /* whether the helpers also work for a caller whose gid is not user_gid */
+    bool any_group; /* whether newuidmap and newgidmap also work for a caller whose gid is not
+                       user_gid */
     struct un_notices notices;
 };
 
@@ -412,14 +417,14 @@ struct un_sources {
     const char *passwd;
     const char *nsswitch;
     const char *login; /* path of /etc/login.defs */
-    const char *path;  /* search path for the helpers, separated by colons */
+    const char *path;  /* search path for newuidmap and newgidmap, separated by colons */
 };
 
-/* Reads those facts about the calling process that every plan needs. */
+/* Reads those facts about the calling process that every plan of id maps needs. */
 int un_facts_read(struct un_facts *facts, struct un_error *err);
 /* Reads the maps of the caller's user namespace, and the kernel version. */
 int un_facts_read_parents(struct un_facts *facts, struct un_error *err);
-/* Reads the caller's subordinate id ranges and the state of the helpers. */
+/* Reads the caller's subordinate id ranges, and the state of newuidmap and newgidmap. */
 int un_facts_read_ranges(struct un_facts *facts, const struct un_sources *sources,
                          struct un_error *err);
 /* Returns the number of threads of this process, or -1 if /proc can't be read. */
@@ -444,7 +449,7 @@ int un_landlock_version(void);
 
 enum un_setgroups { UN_SETGROUPS_AUTO, UN_SETGROUPS_ALLOW, UN_SETGROUPS_DENY };
 
-/* The process that writes a map. */
+/* The process that writes a uid map or gid map. */
 enum un_writer {
     UN_WRITER_NONE,   /* the map stays empty, so no process writes it */
     UN_WRITER_SELF,   /* the process in the new user namespace; it may map only its own effective id
@@ -468,7 +473,7 @@ struct un_id_request {
     bool map_self; /* whether to map the caller's own id */
     uint32_t self; /* the id inside the user namespace to which the caller's own id is mapped */
     struct un_map more; /* additional extents to map */
-    int fill;           /* which ids to map in addition (enum un_fill) */
+    int fill;           /* which other ids to map in addition (enum un_fill) */
 };
 
 struct un_request {
@@ -483,20 +488,21 @@ struct un_request {
 struct un_plan {
     struct un_idmap map;
     int writer[2]; /* the process that writes each map (enum un_writer), indexed by enum un_kind */
-    const char *reason[2]; /* the reason for the choice of each writer, indexed by enum un_kind */
-    char helper[2][UN_PATH_MAX]; /* path of the helper for each map with UN_WRITER_HELPER */
-    int helper_timeout_ms;       /* timeout for both helpers together, in milliseconds */
-    struct un_ranges clipped[2]; /* parts of the subordinate ranges that the caller's user namespace
-                                    does not map */
+    const char *reason[2]; /* why each writer was chosen, in a sentence for users; indexed by enum
+                              un_kind */
+    char helper[2][UN_PATH_MAX]; /* path of newuidmap or newgidmap, with UN_WRITER_HELPER */
+    int helper_timeout_ms;       /* timeout for newuidmap and newgidmap together, in ms */
+    struct un_ranges clipped[2]; /* parts of the caller's subordinate ranges that are left out,
+                                    because the caller's user namespace does not map them */
     bool single_id; /* whether the plan maps only the caller's own id, because the full request
                        could not be planned */
-    struct un_error wanted; /* error of the full request, if single_id is set */
+    struct un_error wanted; /* why the full request could not be planned, if single_id is set */
     int setgroups;     /* policy to write to /proc/PID/setgroups; with UN_SETGROUPS_AUTO nothing is
                           written */
     int64_t become[2]; /* ids to which the process must switch in the user namespace, indexed by
                           enum un_kind; -1 keeps the id */
-    bool drop_groups;  /* whether the process must drop its supplementary groups, because its gid
-                          outside changes and setgroups(2) is allowed */
+    bool drop_groups;  /* whether the process must drop its supplementary groups, because its gid in
+                          the parent namespace changes and setgroups(2) is allowed */
     bool is_root;      /* whether the caller is uid 0 in the user namespace that it leaves */
 };
 
@@ -504,8 +510,8 @@ struct un_plan {
 bool un_plan_needs_parents(const struct un_request *request, const struct un_facts *facts);
 /* Returns whether planning this request needs the facts of un_facts_read_ranges(). */
 bool un_plan_needs_ranges(const struct un_request *request, const struct un_facts *facts);
-/* Chooses the maps and their writers. A pure function: it reads no files and starts no processes,
- * so the same request and facts always result in the same plan. */
+/* Chooses the uid map and the gid map for `request`, and the process that writes each map. Reads no
+ * files and starts no processes, so the same request and facts always result in the same plan. */
 int un_plan_make(const struct un_request *request, const struct un_facts *facts,
                  struct un_plan *plan, struct un_error *err);
 const char *un_writer_name(int writer);
@@ -517,21 +523,23 @@ bool un_plan_writes_itself(const struct un_plan *plan);
  * descendant's /proc directory. Stores in `plan` the maps of the namespace, the ids to switch to,
  * and whether to drop the supplementary groups. */
 int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err);
-/* Makes a plan for the calling process: reads the facts that the request needs, and chooses the
- * maps and their writers. */
+/* Plans the id maps of a user namespace that the calling process will create: reads the facts that
+ * `request` needs, and calls un_plan_make(). */
 int un_plan_for_caller(const struct un_request *request, const struct un_sources *sources,
                        struct un_facts *facts, struct un_plan *plan, struct un_error *err);
 
 /* ---- writing id maps (sys/map_files.c, ns/helper.c) ------------------------------------------ */
 
 /* Writes setgroups, uid_map and gid_map, in this order. `dir` is a descriptor of the /proc
- * directory that contains the three files. Skips maps that a helper writes. Async-signal-safe. */
+ * directory that contains the three files. Skips maps that newuidmap or newgidmap writes.
+ * Async-signal-safe. */
 int un_write_maps(int dir, const struct un_plan *plan, struct un_error *err);
-/* Runs newuidmap and newgidmap in parallel. `dir` is a descriptor of the target's /proc directory.
- * The target must be an unreaped child of the caller, so that its pid can't be reused. */
+/* Runs newuidmap and newgidmap in parallel. `dir` is a descriptor of the /proc directory of the
+ * target, the process in the new user namespace. The target must be an unreaped child of the
+ * caller, so that its pid can't be reused. */
 int un_run_helpers(int dir, const struct un_plan *plan, struct un_error *err);
-/* Reads the maps of a process, and fails if these differ from the planned maps. `dir` is a
- * descriptor of the process's /proc directory. */
+/* Reads the uid map and the gid map of a process, and fails if they differ from the maps in `plan`.
+ * `dir` is a descriptor of the process's /proc directory. */
 int un_verify_maps(int dir, const struct un_plan *plan, struct un_error *err);
 
 /* ---- namespaces (sys/namespaces.c, ns/namespace.c) ------------------------------------------- */
@@ -585,8 +593,8 @@ int un_enter(const struct un_plan *plan, uint64_t flags, const char *child, bool
 
 /* ---- setup inside the namespaces (sys/setup.c, sys/mount.c) ---------------------------------- */
 
-/* The setup in the namespaces, performed in the order of the fields. NULL, 0, false or -1 skips a
- * step. */
+/* The steps by which a process prepares itself, in its namespaces, for the execve(2) of the
+ * command. They are performed in the order of the fields. NULL, 0, false or -1 skips a step. */
 struct un_setup {
     bool own_stdio;
     unsigned long propagation; /* propagation type to set on all mounts, such as MS_PRIVATE */
@@ -643,8 +651,8 @@ int un_close_fds(const int *keep, size_t keep_count, struct un_error *err);
 #define UN_START_TIMEOUT_MS 30000
 
 struct un_spawn {
-    const char *child;               /* path of usernsctl-child; NULL for a bare command */
-    const struct un_plan *plan;      /* plan for a new user namespace; NULL if none is created */
+    const char *child;          /* path of usernsctl-child; NULL for a bare command (un_spawn()) */
+    const struct un_plan *plan; /* plan for a new user namespace; NULL if none is created */
     const struct un_namespace *join; /* namespaces to join first; NULL if none is joined */
     uint64_t flags; /* CLONE_NEW... flags of the namespaces to create besides the user namespace */
     bool has_init;  /* whether PID 1 of the new PID namespace (CLONE_NEWPID) is a separate process:
@@ -774,8 +782,9 @@ void un_view_free(struct un_view **view);
 
 /* The result of resolving a path in a sandbox. */
 struct un_reached {
-    int errnum;        /* errno of the failed path resolution; 0 on success */
-    bool is_certain;   /* whether the sandbox will certainly report the same errno */
+    int errnum;      /* errno of the failed path resolution; 0 on success */
+    bool is_certain; /* whether resolving the path in the sandbox will certainly fail with the same
+                        errno */
     bool is_of_gvisor; /* whether the path resolves to a filesystem that gVisor itself provides */
     bool is_implicit;  /* whether the path's last component is a directory that gVisor creates as
                           a parent of a mount point */
@@ -797,17 +806,18 @@ bool un_view_has_directory(const struct un_view *view, const char *inside);
 struct un_command_fault {
     int step;               /* UN_STEP_LOOKUP if the command is not found, otherwise UN_STEP_EXEC */
     int errnum;             /* the errno with which execve(2) will fail in the sandbox */
-    char path[UN_PATH_MAX]; /* path in the sandbox to the file at fault, or the command as given by
-                               the caller */
+    char path[UN_PATH_MAX]; /* path in the sandbox of the file that can't be executed, or the
+                               command as given by the caller */
     char reason[4 * UN_PATH_MAX];  /* explanation in one sentence; "" for UN_STEP_LOOKUP */
     const char *remedy;            /* remedy for the user; "" if it depends on the caller */
     char interpreter[UN_PATH_MAX]; /* path in the sandbox to a script's missing interpreter; "" for
                                       any other fault */
 };
 
-/* Returns whether a command would certainly fail in a sandbox, because it is not in the search path
- * `search` or can't be executed. If so, fills in `fault`. `cwd` is the working directory in the
- * sandbox. A file that only gVisor or other users can read counts as executable. */
+/* Returns whether the start of a command in a sandbox would certainly fail, because the command is
+ * not in the search path `search` or can't be executed. If so, fills in `fault`. `cwd` is the
+ * working directory in the sandbox. A file that only gVisor or other users can read counts as
+ * executable. */
 bool un_view_check_command(const struct un_view *view, const char *command, const char *search,
                            const char *cwd, struct un_command_fault *fault);
 
@@ -832,7 +842,7 @@ bool un_view_check_command(const struct un_view *view, const char *command, cons
 
 struct un_launch;
 
-/* Parameters of a launch that are known only when it is performed. */
+/* Parameters of a launch that are known only when the launch is performed. */
 struct un_launch_params {
     const char *const *args;  /* the command and its arguments, terminated by NULL */
     const char *const *env;   /* the environment of the command, terminated by NULL */
@@ -844,12 +854,12 @@ struct un_launch_params {
                                only one id */
     size_t group_count;
     bool terminal;       /* whether the command uses the terminal of this process */
-    bool reraise_signal; /* whether the watcher kills itself with signal N if signal N killed the
-                            command, instead of exiting with status 128+N */
-    bool log_json;       /* whether the watcher is to print its messages as JSON */
-    /* additional options of the watcher, terminated by NULL; NULL for none */
+    bool reraise_signal; /* whether usernsctl-watch kills itself with signal N if signal N killed
+                            the command, instead of exiting with status 128+N */
+    bool log_json;       /* whether usernsctl-watch prints its messages as JSON */
+    /* additional options of usernsctl-watch, terminated by NULL; NULL for none */
     const char *const *watch_options;
-    const int *watch_fds; /* additional descriptors that the watcher inherits */
+    const int *watch_fds; /* additional descriptors that usernsctl-watch inherits */
     size_t watch_fd_count;
 };
 
@@ -864,8 +874,9 @@ int un_open_missing_stdio(struct un_error *err);
 int un_launch_parse(const void *bytes, size_t size, struct un_launch **launch,
                     struct un_error *err);
 /* Fails if a seccomp filter forbids a system call that is needed to start a sandbox, or if there is
- * a filter, but no child can be created to try these calls (process-limit). Must be called before
- * the first of these system calls: a process that the filter kills can't report the cause. */
+ * a filter, but no child can be created to try these calls (cause process-limit). Must be called
+ * before the first of these system calls: a process that the filter kills can't report the
+ * cause. */
 int un_filter_check_launch(struct un_error *err);
 /* Fails if a seccomp filter forbids a system call that `usernsctl doctor` makes itself
  * (un_filter_forbids()). Also fails, with the cause process-limit, if no child can be created to
@@ -879,8 +890,9 @@ int un_filter_check_doctor(struct un_error *err);
 int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *err);
 /* Directories that must never be visible in a sandbox. */
 struct un_hidden {
-    const char *state;     /* directory with the records of sandboxes */
-    const char *templates; /* directory with the templates; NULL if the caller has none */
+    const char *state; /* state directory, which contains the records of running sandboxes */
+    /* directory of templates, which are checkpoints; NULL if there is none */
+    const char *templates;
 };
 
 /* Fails if a program in the sandbox could see one of the hidden directories, or could write to
