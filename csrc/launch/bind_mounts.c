@@ -75,9 +75,9 @@ static int refuse_special(struct un_launch *launch, struct un_trail *trail, cons
                    "%.200s is %s, and gVisor can't mount anything on it", inside, kind);
 }
 
-/* Fails if the mount point is the sandbox's root directory or usernsctl-verify, the program in the
- * sandbox that proves that its kernel is gVisor. A symbolic link in a hostile root filesystem or
- * bundle may lead to either of them. */
+/* Fails if the mount point is the sandbox's root directory, or usernsctl-verify, the program in the
+ * sandbox that proves that the sandbox's kernel is gVisor. Through a symbolic link in a hostile
+ * root filesystem or bundle, any path may lead there. */
 static int refuse_own(struct un_launch *launch, const char *named, const char *inside,
                       struct un_error *err)
 {
@@ -89,9 +89,9 @@ static int refuse_own(struct un_launch *launch, const char *named, const char *i
                    inside);
 }
 
-/* Adds a bind mount that runsc will make to launch->bind and to the launch's view. The source of
- * the mount is the entry `name` of the directory launch->root.shown, and is open as `shown`. Takes
- * ownership of the descriptor `shown`. */
+/* Adds a bind mount that runsc will make to launch->bind and launch->view. The source of the mount
+ * is the entry `name` of the directory launch->root.shown, and is open as `shown`. Takes ownership
+ * of the descriptor `shown`. */
 static int note_bind(struct un_launch *launch, const struct un_source *source, const char *name,
                      const char *inside, int shown, struct un_error *err)
 {
@@ -163,7 +163,8 @@ static int cover_by_empty(struct un_launch *launch, const char *wanted, struct u
 }
 
 /* Checks the mount point of a filesystem that gVisor itself mounts, such as a tmpfs. If the
- * filesystem is empty, adds it to the view, where it may cover earlier bind mounts. */
+ * filesystem is empty, adds it to launch->view, so that paths below the mount point no longer
+ * resolve to files of an earlier bind mount. */
 int un_step_mount(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     char wanted[UN_PATH_MAX];

@@ -7,8 +7,8 @@ static int step_home(struct un_launch *launch, const struct un_record *record, s
     return un_hide_home(launch, record->arguments, err);
 }
 
-/* Makes the root filesystem and all mounts below it read-only, so later steps can't create files in
- * it. */
+/* Makes the root filesystem and all mounts below it read-only. Later steps can't create files
+ * there. */
 static int step_read_only(struct un_launch *launch, const struct un_record *record,
                           struct un_error *err)
 {
@@ -16,8 +16,8 @@ static int step_read_only(struct un_launch *launch, const struct un_record *reco
     return un_mount_restrict(launch->view.top, UN_ATTR_RDONLY, 0, "the root filesystem", err);
 }
 
-/* Functions that perform the records of the build, indexed by enum un_verb. NULL for verbs that the
- * build does not use. */
+/* Functions that each perform a record of the launch while the root filesystem is built, indexed by
+ * enum un_verb. NULL for verbs of other sections. */
 static un_step_function *const step_functions[UN_VERB_COUNT] = {
     [UN_VERB_BIND] = un_step_bind,
     [UN_VERB_DEBUG_LOG] = un_step_debug_log,

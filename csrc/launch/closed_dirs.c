@@ -3,9 +3,9 @@
  *
  * runsc resolves the mount point of a bind mount by its path. Another user who owns a directory of
  * the path could meanwhile replace an entry of the directory by a symbolic link, and so move the
- * mount in the sandbox, for example to /usr/bin. So place.c mounts copies on such directories. In
- * the sandbox's user namespace, the files of root and those of all other unmapped users appear to
- * belong to the same uid (user_namespaces(7)). Hence the owners are checked before this process
+ * mount in the sandbox, for example to /usr/bin. So place.c mounts a copy on each such directory.
+ * In the sandbox's user namespace, the files of root and those of all other unmapped users appear
+ * to belong to the same uid (user_namespaces(7)). Hence the owners are checked before this process
  * enters the namespace, and the directories are recognized there by device and inode.
  */
 #include "base/base.h"

@@ -20,7 +20,7 @@
  * come from a hostile bundle. */
 #define SEARCH_MS 2000
 
-/* Results of the lookup of a command's file. */
+/* Results of looking up the file of a command in the sandbox. */
 enum found {
     /* undecided, because the path lies in a filesystem that gVisor itself provides, such as /proc,
      * because this process lacks permission to read the file, or because the search has timed
@@ -66,8 +66,8 @@ static enum found judge_file(const struct un_reached *at)
     return status.st_mode & 0111 ? EXECUTABLE : NOT_EXECUTABLE;
 }
 
-/* Looks up the file `name` in the sandbox, and stores the result in `at`. The caller must close the
- * descriptor in `at`. */
+/* Looks up the file `name` in the sandbox, and stores the resolved path and a descriptor of the
+ * file in `at`. The caller must close the descriptor. */
 static enum found find_inside(const struct wanted *wanted, const char *name, struct un_reached *at)
 {
     un_view_follow(wanted->view, wanted->cwd, name, at);
@@ -270,10 +270,11 @@ static const char *path_of(const struct un_launch_params *params)
     return path;
 }
 
-/* Returns the remedy for a launch file whose command can't be executed. The remedy can't name the
- * options with which `usernsctl freeze` wrote the file, because the file does not contain them.
- * `root` is the directory of the host that becomes the sandbox's root directory: "/" if the sandbox
- * sees all files of the host, NULL if the root directory is built from several directories. */
+/* Returns the remedy for a launch file whose command can't be executed. The remedy is to run
+ * `usernsctl freeze` again, but can't name the options to use, because the launch file does not
+ * contain them. `root` is the directory of the host that becomes the sandbox's root directory: "/"
+ * if the sandbox sees all files of the host, NULL if the root directory is built from several
+ * directories. */
 static const char *remedy_of(const struct un_command_fault *fault, const char *root)
 {
     bool shows_all = root && !strcmp(root, "/");
@@ -292,8 +293,8 @@ static const char *remedy_of(const struct un_command_fault *fault, const char *r
                   "program: usernsctl freeze --bind DIR";
 }
 
-/* Fills in `err` with fault->reason. If the reason is too long, cuts off its beginning, which is a
- * path. */
+/* Fills in `err` with the text fault->reason. If the text is too long, cuts off its beginning,
+ * which is a path. */
 static int fail_command_exec(const struct un_command_fault *fault, struct un_error *err)
 {
     size_t length = strlen(fault->reason), most = UN_DETAIL_MAX - sizeof "...";

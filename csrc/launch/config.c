@@ -25,8 +25,9 @@ uint64_t un_map_ids(const struct un_map *map)
     return ids;
 }
 
-/* Fails because a string is not valid UTF-8. The error names the field of config.json but not the
- * string, because an environment variable may be a secret. */
+/* Fills in the error for a string that is not valid UTF-8, and returns -1. The error names the
+ * field of config.json but not the string, which may be a secret, such as an environment
+ * variable. */
 static int fail_text(struct writing *writing, const char *where, size_t number)
 {
     char place[64];
@@ -131,8 +132,8 @@ static void add_nested_ids(struct writing *writing)
 }
 
 /* If this process ignores terminating signals, as a process started by nohup(1) does, adds the
- * argument that makes usernsctl-verify ignore these signals. The watcher forwards these signals,
- * too, since the command may handle them. */
+ * argument that makes usernsctl-verify, and so the command, ignore these signals. usernsctl-watch
+ * still forwards the signals, because the command may install handlers for them. */
 static void add_ignored_signals(struct writing *writing)
 {
     uint64_t ignored = 0;
@@ -178,9 +179,9 @@ static int add_args(struct writing *writing)
     return add_strings(writing, args, "$.process.args");
 }
 
-/* Writes the uid or gid mappings of a nested user namespace that maps every id to itself. Adjacent
- * extents are not merged, because the kernel rejects an extent that spans two extents of the
- * parent's map (user_namespaces(7)). */
+/* Writes the uid or gid mappings of runsc's nested user namespace, which maps every id of the
+ * current one to itself. Adjacent extents are not merged, because the kernel rejects an extent that
+ * spans two extents of the parent's map (user_namespaces(7)). */
 static int add_map(struct writing *writing, int kind)
 {
     struct un_text *text = writing->text;

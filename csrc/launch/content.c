@@ -1,5 +1,5 @@
 /*
- * Checksums by which a launch file identifies the programs that the launch will execute.
+ * Checksums by which a launch file identifies the programs that it executes.
  *
  * The modification time does not identify a program, because image builders set the times of files
  * to a fixed value. Reading all of a large program, such as runsc with tens of MB, would delay each

@@ -29,7 +29,7 @@
     (BIT(CAP_CHOWN) | BIT(CAP_DAC_OVERRIDE) | BIT(CAP_DAC_READ_SEARCH) | BIT(CAP_FOWNER) |         \
      BIT(CAP_FSETID))
 
-/* Capabilities that the watcher needs to create the sandbox's network, and drops afterwards
+/* Capabilities that usernsctl-watch needs to create the sandbox's network, and drops afterwards
  * (programs/shared/network.c). */
 #define OF_NETWORK (BIT(CAP_NET_ADMIN) | BIT(CAP_SETPCAP))
 

@@ -1,11 +1,11 @@
-/* The last step of a launch, in which this process executes usernsctl-watch, the watcher. The
- * watcher starts runsc and waits for its exit. */
+/* The last step of a launch, in which this process executes usernsctl-watch. That program, called
+ * the watcher here, starts runsc and waits for the exit of runsc. */
 #include "base/base.h"
 #include "launch/launch.h"
 #include "sys/sys.h"
 
-/* The argument and environment vectors of the watcher, each terminated by NULL. `memory` holds the
- * arguments in which placeholders were expanded. */
+/* The argument and environment vectors of usernsctl-watch, each terminated by NULL. `memory` holds
+ * the arguments in which placeholders were expanded. */
 struct exec_args {
     char **argv;
     char **envp;
@@ -36,7 +36,7 @@ static void fill_exec_args(const struct un_launch *launch, const struct un_launc
     UN_EACH_RECORD (record, launch, UN_VERB_WATCH) {
         *arg++ = at;
         at += un_marks_expand(&launch->marks, record->arguments, at) + 1;
-        /* Insert the watcher's options after argv[0]. */
+        /* Insert the options of usernsctl-watch after argv[0]. */
         if (arg != args->argv + 1)
             continue;
         if (params->reraise_signal)
@@ -115,7 +115,7 @@ static int prepare_stdio(struct un_error *err)
     return 0;
 }
 
-/* Stores in `kept`, sorted and without duplicates, the descriptors that the watcher inherits.
+/* Stores in `kept`, sorted and without duplicates, the descriptors that usernsctl-watch inherits.
  * Returns their number. */
 static size_t list_kept(const struct un_launch *launch, const struct un_launch_params *params,
                         int *kept)
@@ -130,8 +130,8 @@ static size_t list_kept(const struct un_launch *launch, const struct un_launch_p
     return un_sort_fds(kept, count);
 }
 
-/* Sets close-on-exec on all descriptors except those that the watcher inherits (list_kept()). Does
- * not close any descriptor yet, because the execve(2) may fail. */
+/* Sets close-on-exec on all descriptors except those that usernsctl-watch inherits (list_kept()).
+ * Closes no descriptor itself, because un_launch_exec() may fail and return to the caller. */
 static int pass_only(const struct un_launch *launch, const struct un_launch_params *params,
                      struct un_error *err)
 {

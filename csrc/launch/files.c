@@ -98,7 +98,8 @@ static int make_link(struct un_launch *launch, const char *word, const char *tar
                : 0;
 }
 
-/* Creates a symbolic link to /dev/null in place of a log file of runsc that nobody reads. */
+/* Creates a symbolic link to /dev/null in place of a log file that runsc writes but no program
+ * reads. */
 int un_step_discard(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     return make_link(launch, record->arguments, "/dev/null", err);

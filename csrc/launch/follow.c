@@ -182,8 +182,8 @@ static enum un_lookup lookup_no_links(const struct un_trail *trail, const char *
     return found->fd < 0 ? UN_LOOKUP_FAILED : UN_LOOKUP_FILE;
 }
 
-/* Duplicates a descriptor to a number above 2, and closes the original. If the caller has closed
- * standard input, output or error, open(2) may have returned such a low number. */
+/* Duplicates a descriptor to a number above 2, and closes the original. open(2) may have returned a
+ * number from 0 to 2, because the caller has closed standard input, output or error. */
 static int move_above_stdio(int fd)
 {
     int taken = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);

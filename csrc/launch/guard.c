@@ -29,7 +29,7 @@ struct hidden_dir {
     int fd[1 + UN_LINKS_MAX];
     size_t count;
     bool is_there; /* whether the hidden directory exists */
-    /* location of the file in `fd` that is being compared with the bind-mount sources */
+    /* location of the element of `fd` that is being compared with the bind-mount sources */
     struct place place;
     struct un_mounts mounts;
 };
@@ -66,8 +66,8 @@ static bool mount_holds(const char *device, const char *inner, const struct plac
     return !strcmp(device, place->device) && un_is_below(place->inner, inner);
 }
 
-/* Returns whether the directory `shown`, or a mount below that directory, contains the hidden
- * directory. */
+/* Returns whether a bind mount of the directory `shown` contains the hidden directory, in `shown`
+ * itself or in a mount below it. */
 static bool exposes(const struct place *shown, const struct hidden_dir *hidden_dir)
 {
     if (mount_holds(shown->device, shown->inner, &hidden_dir->place))
@@ -125,7 +125,8 @@ static int is_above(int upper, int lower)
     return found;
 }
 
-/* Returns whether a lookup that failed with `errnum` means that the path names no file. */
+/* Returns whether `errnum`, the error of a failed path lookup, means that the path names no
+ * file. */
 static bool is_unreachable(int errnum)
 {
     return errnum == ENOENT || errnum == ENOTDIR || errnum == EACCES;
@@ -190,9 +191,9 @@ static void close_hidden_dir(struct hidden_dir *hidden_dir)
     errno = errnum;
 }
 
-/* Finds out how the file `fd` exposes the directory hidden_dir->fd[number]. Sets *exposure to a
- * verb phrase for the error message, such as "is in", or to NULL if the file does not expose the
- * directory. Returns 0, or -1 with errno set. */
+/* Determines whether and how a bind mount of the file `fd` exposes the directory
+ * hidden_dir->fd[number]. Sets *exposure to a verb phrase for the error message, such as "is in",
+ * or to NULL if the file does not expose the directory. Returns 0, or -1 with errno set. */
 static int find_exposure(const struct hidden_dir *hidden_dir, size_t number, int fd,
                          const char **exposure)
 {
@@ -208,9 +209,9 @@ static int find_exposure(const struct hidden_dir *hidden_dir, size_t number, int
     return failed ? -1 : 0;
 }
 
-/* Finds the first of the files `fds` that exposes the directory hidden_dir->fd[number]. Sets *index
- * to the index of that file, or to `count` if no file exposes the directory, and *exposure as
- * find_exposure() does. Returns 0, or -1 with errno set. */
+/* Finds the first of the `count` files `fds` whose bind mount exposes the directory
+ * hidden_dir->fd[number]. Sets *index to the index of that file, or to `count` if no file exposes
+ * the directory, and *exposure as find_exposure() does. Returns 0, or -1 with errno set. */
 static int find_first_exposure(const struct hidden_dir *hidden_dir, size_t number, const int *fds,
                                size_t count, size_t *index, const char **exposure)
 {

@@ -53,8 +53,9 @@ static int show_of_machine(struct un_launch *launch, const char *name, show_func
     return show_found(launch, found, name, show, err);
 }
 
-/* If a step has failed (`failed`) because the caller lacks permission to list a directory with
- * private files, sets the cause of the error to host-directory-unreadable. Returns `failed`. */
+/* Called after a step that hides the private files of a host directory. If the step has failed
+ * (`failed`) because the caller lacks permission to list the directory, sets the cause of `err` to
+ * host-directory-unreadable. Returns `failed`. */
 static int name_cause(int failed, struct un_error *err)
 {
     if (failed && err->step == UN_STEP_SANDBOX && err->errnum == EACCES && !err->cause)
@@ -88,10 +89,11 @@ int un_step_hide_private(struct un_launch *launch, const struct un_record *recor
     return hide_private(launch, record->arguments, err);
 }
 
-/* Shows the sandbox a directory of the host that also contains private files. If the caller is
- * root, the sandbox receives a copy of the public files, because runsc could read private files
- * that are created later. For other callers, the directory is bind-mounted, and its private files
- * are overmounted. */
+/* Makes a directory of the host visible in the sandbox, except for its private files, which not
+ * every user may read. If the caller is not root, bind-mounts the directory, and mounts an empty
+ * file on each private file. If the caller is root, copies the other files instead: runsc, which
+ * then runs as root, could read a private file that is created in the directory after the
+ * mounts. */
 int un_step_guarded(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     char inside[NAME_MAX + 2];
@@ -101,14 +103,14 @@ int un_step_guarded(struct un_launch *launch, const struct un_record *record, st
     return un_step_machine(launch, record, err) ? -1 : hide_private(launch, inside, err);
 }
 
-/* Entries of the root directory that are not mirrored, because gVisor mounts its own filesystems on
- * them. */
+/* Entries of a root directory that un_root_mirror() omits, because gVisor mounts its own
+ * filesystems on them. */
 static const char *const of_gvisor[] = {"dev", "proc", "sys", NULL};
 
 static int show_tree(struct un_launch *launch, const struct un_source *source, struct un_error *err)
 {
     /* The scratch tmpfs may be mounted on a directory in the source and hide the contents of that
-     * directory. So mirror a new bind mount of the source: the new mount omits the tmpfs
+     * directory. So mirror a new bind mount of the source, which does not include the tmpfs
      * (scratch.c). */
     un_auto_close int copy = un_root_show(launch, source->fd, launch->root.spare,
                                           UN_ATTR_HARMLESS | UN_ATTR_RDONLY, NULL, err);

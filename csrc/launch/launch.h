@@ -13,22 +13,24 @@
 
 /* ---- launch.c: the state of a launch --------------------------------------------------------- */
 
-/* Option of the watcher, usernsctl-watch, to kill itself with the signal that killed the command.
- * The watcher's options precede its other arguments. */
+/* Option that makes usernsctl-watch kill itself with the signal that killed the command. The
+ * options of usernsctl-watch precede its other arguments. */
 #define UN_RERAISE_SIGNAL "--reraise-signal"
-/* Option of the watcher to print its messages in JSON. */
+/* Option that makes usernsctl-watch print its messages as JSON. */
 #define UN_LOG_JSON "--log=json"
-/* Option of the watcher that sets the limits of the sandbox (programs/shared/limits.c). */
+/* Option of usernsctl-watch that sets the limits of the sandbox (programs/shared/limits.c). */
 #define UN_LIMITS "--limits="
-/* Option of the watcher that names the file for the command's result (programs/watch/result.c). */
+/* Option of usernsctl-watch that names the file for the command's result
+ * (programs/watch/result.c). */
 #define UN_RESULT "--result="
 #define UN_DENIED "--denied="
-/* Option of the watcher that limits the size of the command's output (programs/watch/pump.c). */
+/* Option of usernsctl-watch that limits the size of the command's output
+ * (programs/watch/pump.c). */
 #define UN_MAX_OUTPUT "--max-output="
-/* Option of the watcher for a command that uses a terminal. runsc then forwards the signals of the
- * terminal's keys itself. */
+/* Option of usernsctl-watch for a command that uses a terminal. runsc then forwards the terminal's
+ * signals, such as SIGINT for Ctrl-C, itself. */
 #define UN_TERMINAL "--terminal"
-/* Option of the watcher that sets the timeout in seconds for starting the sandbox. */
+/* Option of usernsctl-watch that sets the timeout in seconds for starting the sandbox. */
 #define UN_START_TIMEOUT "--start-timeout="
 
 struct un_record {
@@ -67,8 +69,8 @@ struct un_view {
     struct un_idmap *owners;
 };
 
-/* The root filesystem under construction. The descriptors are O_PATH descriptors, each -1 before
- * its directory exists. */
+/* The directories in which the root filesystem of a sandbox is built, as O_PATH descriptors; each
+ * is -1 before its directory exists. */
 struct un_root {
     int scratch; /* root directory of the tmpfs that holds all files of one sandbox */
     int spare;   /* subdirectory of `scratch` for files that are bind-mounted into the root
@@ -107,7 +109,8 @@ struct un_launch {
      * directories */
     struct un_file_ids copied_dirs;
     struct un_root root;
-    struct un_view view; /* the root filesystem with the mounts that runsc will add */
+    struct un_view view; /* the directory tree that the sandbox will have: the root filesystem with
+                            the mounts that runsc will add */
     struct un_marks marks;
     /* remedy of the last failure, or "" if the general remedy of its cause applies */
     char remedy[UN_PATH_MAX];
@@ -137,8 +140,8 @@ int un_launch_fail_file(struct un_launch *launch, const char *path, struct un_er
  * to report. `filename` and `remedy` may be NULL. */
 void un_launch_set_remedy(struct un_launch *launch, const char *filename, const char *remedy, ...)
     __attribute__((format(printf, 3, 4)));
-/* Fails if the path of runsc or another program no longer names the file that the launch opened,
- * because a mount covers the path. */
+/* Fails if a mount covers runsc or another program of the launch, so that its path no longer names
+ * the file that the launch opened. */
 int un_check_programs(struct un_launch *launch, struct un_error *err);
 
 /* ---- json.c: building the text of config.json ------------------------------------------------ */
@@ -186,15 +189,16 @@ struct un_trail {
     size_t count;
     /* the rest of the path, which does not exist; "" if the whole path exists */
     char missing[UN_PATH_MAX];
-    /* whether ENAMETOOLONG is due to the size of this structure, not to a limit of the kernel */
+    /* whether un_walk() failed with ENAMETOOLONG because of the size of this structure, not because
+     * of a limit of the kernel */
     bool is_limited;
 };
 
 /* Results of looking up a name in a directory. */
 enum un_lookup {
-    UN_LOOKUP_FAILED = -1, /* failure, with errno set */
-    UN_LOOKUP_FILE,        /* a file other than a symbolic link, which was opened */
-    UN_LOOKUP_LINK,        /* a symbolic link to follow, whose contents were read */
+    UN_LOOKUP_FAILED = -1, /* the lookup failed, with errno set */
+    UN_LOOKUP_FILE,        /* the name is not a symbolic link; its file was opened */
+    UN_LOOKUP_LINK,        /* the name is a symbolic link to follow; its contents were read */
     UN_LOOKUP_MISSING
 };
 
@@ -270,9 +274,9 @@ int un_file_ids_add(struct un_file_ids *ids, const struct stat *status);
 /* Returns whether the sandbox sees directories of the host. The files in launch->source must be
  * open. */
 bool un_shows_host(const struct un_launch *launch);
-/* Finds those directories on the paths of the launch's mount points that only root and the caller
- * can change, and adds them to launch->closed_dirs. Must be called before this process enters the
- * user namespace. */
+/* Finds the directories of the host, on the paths of the launch's mount points, that only root and
+ * the caller can change. Adds these directories to launch->closed_dirs. Must be called before this
+ * process enters the user namespace. */
 int un_find_closed_dirs(struct un_launch *launch, struct un_error *err);
 
 /* ---- kernel_files.c: rejecting bind mounts that expose interfaces of the kernel -------------- */
@@ -290,9 +294,9 @@ void un_view_clear(struct un_view *view);
 /* Resolves an absolute path and its symbolic links as the sandbox's kernel will. The caller must
  * close `trail`, even after a failure. Returns 0, or -1 with errno set. */
 int un_view_walk(const struct un_view *view, const char *path, struct un_trail *trail);
-/* Lookup function of un_view_walk(). `arg` points to the view. */
+/* Lookup function of un_view_walk(). `arg` points to the struct un_view. */
 un_lookup_function un_lookup_inside;
-/* Returns the path in the sandbox of the last file of `trail`. */
+/* Returns the path in the sandbox of the last file of `trail`, "/" for the root directory. */
 const char *un_view_inside(const struct un_trail *trail);
 /* Stores in `wanted` the path to which un_view_walk() has resolved its argument, including the
  * components that do not exist. Returns 0, or -1 with errno set. */
@@ -302,8 +306,8 @@ bool un_view_is_directory(struct un_trail *trail);
 /* Returns whether a path in the sandbox lies in /proc, /sys or /dev, which gVisor itself
  * provides. */
 bool un_view_is_of_gvisor(const char *inside);
-/* Returns the innermost mount of runsc that contains the path in the first `length` bytes of
- * `path`, or NULL if no mount of runsc contains that path. */
+/* Returns the innermost of the mounts that runsc will make that contains the path in the first
+ * `length` bytes of `path`, or NULL if none of them contains that path. */
 const struct un_cover *un_view_cover_at(const struct un_view *view, const char *path,
                                         size_t length);
 
@@ -330,8 +334,8 @@ int un_launch_find_user(struct un_launch *launch, const struct un_account_name *
  * the mount point by its path. The caller must close `trail`, even after a failure. */
 int un_place_make(struct un_launch *launch, const char *inside, bool is_directory, bool for_runsc,
                   struct un_trail *trail, struct un_error *err);
-/* Fills in `err` for a missing mount point that usernsctl can't create, because another mount
- * covers its directory. Returns -1. */
+/* Fills in `err` for a mount point that does not exist, and that usernsctl can't create, because
+ * another mount covers its parent directory. Returns -1. */
 int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail,
                           struct un_error *err);
 
@@ -447,7 +451,8 @@ typedef int un_step_function(struct un_launch *launch, const struct un_record *r
 /* Steps that make directories of the host visible (host_dirs.c). */
 un_step_function un_step_machine, un_step_snapshot, un_step_guarded, un_step_tree,
     un_step_hide_private;
-/* Steps that create directories, symbolic links and resolv.conf (root_dirs.c). */
+/* Steps that create directories, symbolic links and resolv.conf in the root filesystem
+ * (root_dirs.c). */
 un_step_function un_step_directory, un_step_link, un_step_resolver;
 /* Path of usernsctl-verify in the sandbox. Must equal VERIFIER_INSIDE in gvisor/launch/steps.py. */
 #define UN_VERIFIER_INSIDE "/.usernsctl-verify"
@@ -458,11 +463,11 @@ un_step_function un_step_directory, un_step_link, un_step_resolver;
  * The value is a decimal mask: bit N - 1 stands for signal N. */
 #define UN_VERIFY_IGNORE "--ignore="
 un_step_function un_step_file, un_step_bind, un_step_mount;
-/* Steps that create files outside the root filesystem (files.c). */
+/* Steps that create files of a sandbox outside its root filesystem (files.c). */
 un_step_function un_step_make, un_step_tmpfs, un_step_touch, un_step_discard;
 un_step_function un_step_debug_log, un_step_program, un_step_program_link;
 
-/* The step that makes limits visible in the sandbox (seen_limits.c). */
+/* The step that makes the memory and CPU limits visible in the sandbox (seen_limits.c). */
 un_step_function un_step_limits;
 
 /* ---- seen_limits.c: showing limits to the sandbox -------------------------------------------- */
@@ -489,12 +494,13 @@ int un_hide_home(struct un_launch *launch, const char *home, struct un_error *er
 
 /* ---- config.c: writing the config.json of a launch ------------------------------------------- */
 
-/* Builds the contents of config.json in `text`. `maps` are the maps of the user namespace, or NULL
- * if no record needs them. The caller must free `text`, even after a failure. */
+/* Builds the contents of config.json in `text`. `maps` are the uid map and the gid map of this
+ * process's user namespace, or NULL if no record needs them. The caller must free `text`, even
+ * after a failure. */
 int un_config_text(struct un_launch *launch, const struct un_launch_params *params,
                    const struct un_idmap *maps, struct un_text *text, struct un_error *err);
-/* Fails if the user namespace does not map the ids of the command, and usernsctl-verify can't map
- * them in the sandbox either. */
+/* Fails if this process's user namespace does not map the command's uid and gid, and
+ * usernsctl-verify can't map them in a nested user namespace of the sandbox either. */
 int un_config_check_user(struct un_launch *launch, const struct un_launch_params *params,
                          const struct un_idmap *maps, struct un_error *err);
 /* Writes config.json to the directory "bundle" in the scratch directory, if the launch contains

@@ -14,7 +14,7 @@
 #define NAME "usernsctl-launch"
 #define FORMAT "2"
 
-/* The position of the parser, and numbers that it needs to check the records. */
+/* The position of the parser in the launch, and counts that it needs to check the records. */
 struct reader {
     const char *at;
     const char *end;

@@ -52,8 +52,8 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
                    wanted, *absent ? absent : "/");
 }
 
-/* Returns whether usernsctl can create entries in the directory trail->place[at]. Returns true,
- * too, if a later check will report more precisely why usernsctl can't. */
+/* Returns whether usernsctl may create entries in the directory trail->place[at]. Also returns true
+ * if it may not, but a later check will report the reason more precisely. */
 static bool may_make_entries(const struct un_launch *launch, const struct un_trail *trail,
                              size_t at, struct stat *status)
 {
@@ -84,8 +84,8 @@ static bool is_copy(const struct un_launch *launch, int directory)
            un_file_ids_contain(&launch->copied_dirs, &status);
 }
 
-/* The arguments of lookup_without_foreign(), and the path of the symbolic link that it has
- * rejected, or "". */
+/* The argument of lookup_without_foreign(), which stores the path of a symbolic link that it
+ * rejects here. */
 struct link_check {
     struct un_launch *launch;
     char link[UN_PATH_MAX];

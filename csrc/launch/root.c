@@ -173,7 +173,8 @@ int un_root_visit(struct un_visit *visit, struct un_launch *launch, int director
     return failed;
 }
 
-/* The directory into which un_root_mirror() mirrors entries, and the names that it omits. */
+/* The directory into which un_root_mirror() mirrors entries, and the names of the entries that it
+ * omits. */
 struct mirror {
     int target;
     const char *const *without;

@@ -1,5 +1,5 @@
 /*
- * Copying the public files of a directory of the host.
+ * Copying the public files, those that every user may read, of a directory of the host.
  *
  * If the caller is root, runsc could read all files in a bind-mounted directory. A mount could
  * cover a private file such as /etc/shadow, but not a new file that later replaces it. So the
@@ -10,8 +10,8 @@
 
 #include <sys/sendfile.h>
 
-/* Maximum size of a copied file in bytes. Larger files are bind-mounted. Like a copy, a bind mount
- * still shows the old file after a new file has replaced the old one on the host. */
+/* Maximum size of a copied file in bytes. Larger files are bind-mounted. A bind mount serves as
+ * well as a copy: it still shows the old file after the host has replaced the file by a new one. */
 #define FILE_BYTES_MAX (1 << 20)
 /* Maximum total size of all copies in bytes. When the maximum is reached, the remaining files are
  * bind-mounted. */

@@ -6,13 +6,14 @@
 
 #include <inttypes.h>
 
-/* Fills in `err` for a host that has changed since the launch file was written. The value of the
- * expression is -1. */
+/* Reports that the host has changed since the launch file was written: fills in `err`, and has the
+ * value -1. */
 #define OUTDATED(launch, err, filename, ...)                                                       \
     (set_outdated_remedy(launch, filename),                                                        \
      un_fail(err, UN_STEP_LAUNCH, 0, "launch-outdated", __VA_ARGS__))
 
-/* The part of the remedy for an image without Python, in which `usernsctl freeze` can't run. */
+/* The end of a remedy that says to run `usernsctl freeze`, for an image without Python, in which
+ * that command can't run. */
 #define WITHOUT_PYTHON                                                                             \
     "    # in an image without Python: build the image again, with runsc, /opt/usernsctl and "     \
     "/etc/usernsctl from the same build of prelude"

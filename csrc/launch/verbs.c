@@ -1,4 +1,4 @@
-/* The verbs of records, and the validation of their arguments. */
+/* The verbs of a launch's records, and the validation of the records' arguments. */
 #include "launch/verbs.h"
 #include "base/base.h"
 

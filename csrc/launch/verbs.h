@@ -1,4 +1,5 @@
-/* The verbs of a launch's records, and the arguments of each verb. Internal to usernsctl. */
+/* The verbs of a launch's records, and the arguments of each verb. A launch is a list of steps that
+ * start a sandbox; each record describes one step. Internal to usernsctl. */
 #ifndef USERNSCTL_LAUNCH_VERBS_H
 #define USERNSCTL_LAUNCH_VERBS_H
 
@@ -33,7 +34,7 @@ enum un_argument {
     UN_ARG_PATH,        /* an absolute path on the host or in the sandbox */
     UN_ARG_SOURCE,      /* the index of a preceding `source` record */
     UN_ARG_BIND,        /* the index of a preceding `bind` record */
-    UN_ARG_MODE,        /* file type and permissions in octal, as in st_mode */
+    UN_ARG_MODE,        /* file type and permissions in octal, as in st_mode (inode(7)) */
     UN_ARG_PERMISSIONS, /* permissions in octal, up to 07777 */
     UN_ARG_NUMBER,      /* a decimal number */
     UN_ARG_SUM,         /* a checksum as un_content_sum() computes it */
@@ -130,7 +131,8 @@ struct un_verb_rule {
     uint8_t argument[UN_VERB_ARGUMENTS];
 };
 
-/* The rules of all verbs, indexed by enum un_verb. */
+/* For each verb, where it may occur in a launch and which arguments it takes; indexed by enum
+ * un_verb. */
 extern const struct un_verb_rule un_verb_rules[UN_VERB_COUNT];
 
 /* Returns the verb with the given name, or UN_VERB_COUNT if there is no such verb. */

@@ -2,8 +2,8 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Returns the length of a mount point as it appears in trail->path, where the root directory is "",
- * not "/". */
+/* Returns the length of the path `inside` as it appears in trail->path, where the root directory is
+ * "", not "/". */
 static size_t inside_length(const char *inside)
 {
     return strcmp(inside, "/") ? strlen(inside) : 0;

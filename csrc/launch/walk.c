@@ -143,8 +143,8 @@ static int follow_link(struct un_trail *trail, const char *link, struct pending 
     return put_first(trail, pending, link);
 }
 
-/* Resolves one name of the path. Returns 1 if the rest of the path does not exist, 0 if the name
- * was resolved, or -1 with errno set. */
+/* Resolves the next component `name` of the path. Returns 0 if the name was resolved, 1 if it does
+ * not exist and the rest of the path was stored in trail->missing, or -1 with errno set. */
 static int step(struct un_trail *trail, const char *name, struct pending *pending, int *links,
                 un_lookup_function *lookup, void *arg)
 {
