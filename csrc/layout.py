@@ -57,9 +57,9 @@ FREESTANDING_FLAGS = (
     *("-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"),
     *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-s"),
 )
-# Without -mno-outline-atomics, atomic operations become calls of library functions.
+# With outline atomics, gcc would replace atomic operations by calls of library functions.
 FREESTANDING_FLAGS_OF = {"aarch64": ("-mno-outline-atomics",)}
-# Sources of the agent that the C tests link, too. The agent's entry point is not among them.
+# Sources of usernsctl-agent that the C tests link, too. The agent's entry point is not among them.
 AGENT = (
     "block",
     "caps",
@@ -86,7 +86,7 @@ FREESTANDING = {
     ),
 }
 
-# The agent's own libc functions, which no other program contains.
+# The libc functions of usernsctl-agent, which is linked without libc.
 AGENT_LIBC = "programs/agent/libc.c"
 
 
@@ -141,7 +141,7 @@ def freestanding_flags(machine: str) -> tuple[str, ...]:
 
 
 def freestanding(name: str, csrc: Path = CSRC) -> list[Path]:
-    """Return all sources of a program without libc."""
+    """Return the sources of a program that is linked without libc."""
     return [csrc / source for source in FREESTANDING[name]]
 
 

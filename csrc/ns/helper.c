@@ -24,10 +24,11 @@ struct call {
     int kind;
     const char *argv[2 + 3 * UN_MAP_MAX + 1];
     char numbers[UN_MAP_TEXT_MAX];
-    char output[OUTPUT_MAX]; /* beginning of the helper's output */
+    char output[OUTPUT_MAX]; /* first bytes of the helper's output */
 };
 
-/* Builds the arguments of a helper: its path, the pid of the target, and the numbers of the map. */
+/* Builds the arguments of newuidmap or newgidmap: its path, the pid of the target process, and the
+ * numbers of the map. */
 static void make_argv(struct call *call, const char *target, const struct un_plan *plan)
 {
     size_t count = 0;
@@ -51,9 +52,10 @@ static int fail_helper(const char *helper, const char *cause, const char *how, i
                    length, output);
 }
 
-/* Returns whether a seccomp filter has prevented the helper from opening the map file. The helper's
- * output then contains one of two errors that the kernel itself never returns to the owner of the
- * file. Older filters deny openat2(2), which Debian's shadow calls since 1:4.17.4-2+deb13u1. */
+/* Returns whether a seccomp filter has prevented newuidmap or newgidmap from opening the map file.
+ * The program's output then contains one of two errors that the kernel itself never returns to the
+ * owner of the file. Older filters deny openat2(2), which Debian's shadow calls since
+ * 1:4.17.4-2+deb13u1. */
 static bool is_open_filtered(const char *output)
 {
     return strstr(output, "open of ") &&
@@ -62,9 +64,10 @@ static bool is_open_filtered(const char *output)
            un_proc_status("/proc", "Seccomp:") == 2;
 }
 
-/* Returns the id of the cause for which a setuid-root helper gains no capabilities, and so can't
- * open the map file. Returns NULL if no cause is found (capabilities(7), "Capabilities and
- * execution of programs by root" and "Set-user-ID-root programs that have file capabilities"). */
+/* Returns the id of the cause for which newuidmap or newgidmap gains no capabilities although it is
+ * setuid root, and so can't open the map file. Returns NULL if no cause is found (capabilities(7),
+ * "Capabilities and execution of programs by root" and "Set-user-ID-root programs that have file
+ * capabilities"). */
 static const char *cause_of_powerless_root(const char *helper)
 {
     struct stat status;
@@ -93,17 +96,17 @@ static bool reads_symbolic_link(const char *helper)
     return un_subid_is_link(un_kinds[strstr(helper, "newgidmap") ? UN_GID : UN_UID].subid);
 }
 
-/* Returns the id of the cause of a helper's failure to open the map file (EACCES), or NULL if the
- * cause is not found. */
+/* Returns the id of the cause for which newuidmap or newgidmap could not open the map file
+ * (EACCES), or NULL if no cause is found. */
 static const char *cause_of_closed_map(const char *helper)
 {
     const char *cause = un_cause_of_closed_proc("/proc");
     return cause ? cause : cause_of_powerless_root(helper);
 }
 
-/* Returns the id of the cause of a helper's failure, as far as the helper's output reveals the
- * cause (shadow's lib/idmapping.c), or NULL. If a seccomp filter denies a system call that all
- * helpers need, stores the error with the name of that call in `filter`. */
+/* Returns the id of the cause for which newuidmap or newgidmap failed, or NULL if its output does
+ * not reveal the cause (shadow's lib/idmapping.c). If a seccomp filter denies a system call that
+ * all helpers need, stores an error that names this call in `filter`. */
 static const char *cause_in(const char *helper, const char *output, struct un_error *filter)
 {
     if (strstr(output, "Read-only file system"))
@@ -123,8 +126,8 @@ static const char *cause_in(const char *helper, const char *output, struct un_er
         return "no-passwd-entry";
     if (strstr(output, " is owned by a different user") && getuid() == geteuid())
         return "gid-differs-from-passwd";
-    /* A setuid-root helper needs CAP_SYS_ADMIN, too, because the namespace is owned by the caller,
-     * not by root. */
+    /* A setuid-root helper needs CAP_SYS_ADMIN, too, because not root but the caller owns the user
+     * namespace (user_namespaces(7)). */
     if (strstr(output, "_map failed: Operation not permitted") &&
         prctl(PR_CAPBSET_READ, CAP_SYS_ADMIN, 0, 0, 0) == 0)
         return "bounding-set";
@@ -146,7 +149,7 @@ static int fail_exited_helper(const struct un_job *job, struct un_error *err)
     return -1;
 }
 
-/* Fails unless the helper exited with status 0. */
+/* Fails unless the helper, newuidmap or newgidmap, exited with status 0. */
 static int judge_helper(const struct un_job *job, struct un_error *err)
 {
     const char *helper = job->argv[0];
@@ -168,7 +171,8 @@ static int judge_helper(const struct un_job *job, struct un_error *err)
     return 0;
 }
 
-/* Returns the id of the cause of a helper's failed execve(2), or NULL if the cause is unknown. */
+/* Returns the id of the cause for which the execve(2) of newuidmap or newgidmap failed, or NULL if
+ * the cause is unknown. */
 static const char *cause_of_exec(const struct un_error *err)
 {
     switch (err->errnum) {
@@ -189,9 +193,9 @@ static const char *cause_of_exec(const struct un_error *err)
     }
 }
 
-/* Reads the pid of a process whose /proc directory is open as `dir`. A pid from another procfs
- * would be wrong: the helpers use the procfs of `dir`, which may belong to a PID namespace other
- * than that of this process. */
+/* Reads the pid of a process whose /proc directory is open as `dir`, for newuidmap and newgidmap.
+ * The pid must come from `dir`: the two programs use the same procfs, which may belong to a PID
+ * namespace other than that of this process. */
 static int read_target_pid(int dir, char *pid, size_t size, struct un_error *err)
 {
     if (un_read_file(dir, "stat", pid, size) < 0)

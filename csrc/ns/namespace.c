@@ -7,21 +7,20 @@
 #include <sys/stat.h>
 #include <time.h>
 
-/* Timeout in microseconds until the holder, the process that keeps the new namespaces alive, is
- * dumpable. The holder makes only one or two system calls between closing its socket and becoming
- * dumpable. */
+/* Timeout of wait_until_open() in microseconds. The process that keeps the new namespaces alive
+ * makes only one or two system calls between closing its socket and becoming dumpable. */
 #define DUMPABLE_TIMEOUT_US 10000000
-/* The interval in microseconds between two checks doubles after each check, until it is at least
- * this long. */
-#define LONGEST_NAP_US 1000
+/* wait_until_open() doubles the interval between its checks after each check, as long as the
+ * interval is shorter than this, in microseconds. */
+#define NAP_DOUBLED_BELOW_US 1000
 
 /*
- * Waits until the holder, the child program that keeps the new namespaces alive, is dumpable. Only
- * then can newuidmap, which runs with the caller's ids, write the map files of the holder.
+ * Waits until the holder, the process that keeps the new namespaces alive, is dumpable. Only then
+ * can newuidmap, which runs with the caller's ids, write the uid_map of the holder.
  *
  * The holder can't send a message, because it has already closed all its descriptors. But when the
- * holder becomes dumpable, its map files become the caller's (proc_pid(5)). Before that, a procfs
- * that is mounted with hidepid hides the files (ENOENT).
+ * holder becomes dumpable, the caller becomes the owner of its uid_map (proc_pid(5)). Before that,
+ * a procfs that is mounted with hidepid hides the file (ENOENT).
  */
 static int wait_until_open(int dir, int pidfd, struct un_error *err)
 {
@@ -37,7 +36,7 @@ static int wait_until_open(int dir, int pidfd, struct un_error *err)
         if (un_wait_readable(pidfd, 0) > 0)
             return un_fail_ended(pidfd, err);
         nanosleep(&(struct timespec){.tv_nsec = nap * 1000}, NULL);
-        nap = nap < LONGEST_NAP_US ? nap * 2 : nap;
+        nap = nap < NAP_DOUBLED_BELOW_US ? nap * 2 : nap;
     }
     errno = errnum;
     return un_fail_errno(err, UN_STEP_UID_MAP, "uid_map");
@@ -168,8 +167,8 @@ static int create_and_join(const struct un_plan *plan, uint64_t flags, const cha
     if (!flags || !unshare((int)flags))
         return 0;
     un_fail_errno(err, UN_STEP_UNSHARE, "");
-    /* The new user namespace has no mount namespaces yet, so the limit of an outer user namespace
-     * has been exceeded. */
+    /* The new user namespace contains no mount namespaces yet, so not its own limit on them, but
+     * that of an outer user namespace has been reached. */
     if (err->errnum == ENOSPC && flags == CLONE_NEWNS)
         err->cause = "max-mnt-namespaces";
     return -1;

@@ -1,4 +1,4 @@
-/* Creating, mapping and entering namespaces, and starting commands inside. Internal. */
+/* Creating, mapping and entering namespaces, and starting commands in them. Internal. */
 #ifndef USERNSCTL_NS_H
 #define USERNSCTL_NS_H
 
@@ -9,10 +9,10 @@
 
 struct un_start {
     const char *program; /* path of the child program */
-    int cgroup;          /* descriptor of the cgroup for the child; -1 for the caller's cgroup */
-    bool has_second;     /* whether the child forks a second child (un_task_has_second()) */
-    bool is_empty;       /* whether the child inherits only the descriptors of its task */
-    int timeout_ms;      /* timeout for all messages together, in milliseconds; -1 for none */
+    int cgroup; /* directory descriptor of the cgroup for the child; -1 for the caller's cgroup */
+    bool has_second; /* whether the child forks a second child (un_task_has_second()) */
+    bool is_empty;   /* whether the child inherits only the descriptors in the task */
+    int timeout_ms;  /* timeout in milliseconds until the last message of the child; -1 for none */
     /* Unless is_empty is set, the child calls prepare(arg, err) before it executes the child
      * program. The function must be async-signal-safe. */
     int (*prepare)(const void *arg, struct un_error *err);
@@ -29,10 +29,11 @@ struct un_start {
  * send messages. On failure, fills in `err` and returns -1. */
 int un_start_child(struct un_start *start, const struct un_task *task, struct un_error *err);
 
-/* A message from the child, with the descriptors that it contains. */
+/* A message from the child program, with the descriptors that were sent with it. */
 struct un_received {
     struct un_message message;
-    pid_t sender; /* the sender's pid in this process's PID namespace; 0 if SO_PASSCRED is unset */
+    pid_t sender; /* the sender's pid in this process's PID namespace; 0 if SO_PASSCRED is not set
+                     on the socket */
     int fd[UN_MESSAGE_FDS];
     size_t fd_count;
 };
@@ -42,8 +43,8 @@ void un_end_child(const struct un_start *start);
 
 /* Waits for the next message from the child. Returns 1 for a message, whose descriptors the caller
  * must close. Returns 0 at end of file, which means that the child has executed the command or has
- * exited. Returns -1 after an error; the next call may succeed after EMFILE and EPROTO, but not
- * after ETIMEDOUT. */
+ * exited. Returns -1 on error. After EMFILE or EPROTO, the next call may succeed; after ETIMEDOUT
+ * it can't. */
 int un_receive_message(const struct un_start *start, struct un_received *received,
                        struct un_error *err);
 /* Fills in `err` from a UN_MESSAGE_FAILED message. Returns -1. */

@@ -27,7 +27,8 @@ static void describe(const struct un_spawn *spawn, const struct un_own_maps *map
         memcpy(task->fd + UN_TASK_NS, spawn->join->fd, sizeof spawn->join->fd);
 }
 
-/* The state of a spawn, as reported by the messages of the child and the second child. */
+/* The state of the start of a command, as reported by the messages of the child and the second
+ * child. */
 struct start_state {
     bool here;
     pid_t pid;  /* pid of the second child */
@@ -98,10 +99,10 @@ static void read_comm(pid_t pid, char name[64])
     un_read_file(AT_FDCWD, path, name, 64);
 }
 
-/* Returns a pidfd of the process `pid` if it seems to be a fork of the process `first`, because
- * both have the same name: a fork inherits the name (proc_pid_comm(5)). Otherwise returns -1. The
- * pid alone is no proof, because it may have been reused, may be valid only in another PID
- * namespace, or may be that of an adopted orphan. */
+/* Returns a pidfd of the process `pid` if the process seems to be a child that `first` has forked:
+ * both then have the same name (proc_pid_comm(5)). Otherwise returns -1. The pid alone is no proof,
+ * because it may have been reused, may be valid only in another PID namespace, or may be that of an
+ * adopted orphan. */
 static int open_copy(pid_t pid, pid_t first)
 {
     char names[2][64];
@@ -147,9 +148,9 @@ static int open_second(const struct un_start *start, const struct start_state *s
     return start_state->pid > 0 ? un_pidfd_open(start_state->pid) : find_second(start);
 }
 
-/* Kills both children after a failure. If no message has reported an error, fills in `err` from the
- * exit of the children. If the error is a timeout, adds the signal that has stopped a child.
- * Returns -1. */
+/* Kills the child and the second child after a failure. If no message has reported an error, fills
+ * in `err` from the exit statuses of the two. If the error is a timeout, adds to its detail the
+ * signal that has stopped one of them. Returns -1. */
 static int kill_after_failure(const struct un_start *start, const struct start_state *start_state,
                               struct un_error *err)
 {
@@ -242,8 +243,8 @@ static int watch_parent_and_spawn(struct un_spawn *spawn, pid_t *pid, int *pidfd
     return failed;
 }
 
-/* Starts the command. If the child can't write the maps itself, because they contain ids other than
- * the caller's own, this process creates the user namespace first. */
+/* Starts the command. If the child can't write the uid and gid maps itself, because they contain
+ * ids other than the caller's own, this process creates and maps the user namespace first. */
 static int make_and_spawn(struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err)
 {
     struct un_namespace created;

@@ -25,8 +25,8 @@ struct child {
     const struct un_task *task;
     struct un_task_argv *words;
     struct un_error *err; /* error of the child; its step is UN_STEP_NONE on success */
-    int handover[2];      /* another socket pair, over which the child sends the parent's end of the
-                             socket for messages; handover[0] stays in the parent */
+    int handover[2]; /* socket pair over which the child sends the parent its end of the socket for
+                        messages; the parent receives from handover[0] */
 };
 
 /* A buffer for the control messages of one message, which are all its descriptors and the sender's
@@ -101,7 +101,7 @@ static int make_socket(const struct child *child)
 }
 
 /* Duplicates the descriptors of the task to numbers above 2. The originals stay open, because the
- * command may inherit them as well. */
+ * caller may also pass them to the command. */
 static int copy_fds(const struct child *child, int fd[UN_TASK_FDS])
 {
     int copy = child->start->is_empty ? F_DUPFD : F_DUPFD_CLOEXEC;
@@ -118,7 +118,8 @@ static int copy_fds(const struct child *child, int fd[UN_TASK_FDS])
 
 /* Duplicates the socket for messages to standard input, output and error. The child program needs
  * none of them, but must not start without them: in a process whose real and effective ids differ,
- * musl opens /dev/null for closed ones, and crashes if it can't (__init_libc()). */
+ * musl opens /dev/null in place of those that are closed, and crashes if that fails
+ * (__init_libc()). */
 static int fill_stdio(int socket)
 {
     for (int fd = 0; fd < 3; fd++) {
@@ -168,8 +169,8 @@ static int receive_socket(int handover, struct un_start *start, struct un_error 
 {
     struct un_received received;
     char byte;
-    /* A child that is still running has already sent the socket, because it sends the socket before
-     * it executes the child program. */
+    /* Do not wait for the socket. The child sends it before it executes the child program, and by
+     * now the child has executed that program, or has died. */
     ssize_t got = receive(handover, &byte, 1, MSG_DONTWAIT, &received);
     if (got < 0 && errno == EAGAIN)
         return un_fail_ended(start->pidfd, err);

@@ -1,7 +1,8 @@
 /*
- * Starting a bare command. Until the child executes the command, it shares the memory of its
- * parent, so that the time for the start does not grow with the heap. In this time the child makes
- * little but system calls: it does not allocate memory, use stdio, or take locks.
+ * Starting a bare command, which keeps the namespaces and the ids of its caller. Until the child
+ * executes the command, it shares the memory of its parent, so that the time for the start does not
+ * grow with the heap. In this time the child makes little but system calls: it does not allocate
+ * memory, use stdio, or take locks.
  */
 #include "base/base.h"
 #include "sys/sys.h"

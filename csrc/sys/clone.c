@@ -20,9 +20,9 @@
 #endif
 #ifdef WITH_ASAN
 void __asan_unpoison_memory_region(const volatile void *at, size_t size);
-/* Tells AddressSanitizer that the stack below this frame is unused. AddressSanitizer has marked
- * there the frames of functions that the child called. These functions never returned, because the
- * child called execve(2) or exited. */
+/* Tells AddressSanitizer that the stack below this frame is unused. Functions that the child called
+ * have left marks of their frames there: they never returned, because the child called execve(2) or
+ * exited. */
 static void forget_frames_of_child(void)
 {
     enum { BELOW = 32 * 1024 };

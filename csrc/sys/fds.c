@@ -23,8 +23,8 @@ static int fd_number(const char *name)
 /* The time at which descriptors are closed: now, or at the next execve(2). */
 enum what { CLOSE, CLOSE_AT_EXEC };
 
-/* Closes a descriptor, or sets close-on-exec on it. Ignores failures, because fcntl(2) fails only
- * if the descriptor is not open. */
+/* Closes a descriptor, or sets close-on-exec on it, as `what` selects. Ignores failures, because
+ * fcntl(2) fails only if the descriptor is not open. */
 static void close_one(int fd, enum what what)
 {
     if (what == CLOSE)

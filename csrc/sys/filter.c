@@ -158,10 +158,10 @@ static const struct un_probe_call doctor_calls[] = {
 #endif
 };
 
-/* The system calls that enter a new user namespace. If a filter makes one of these calls fail,
- * usernsctl reports the call's error anyway, so the call counts as forbidden only if a filter kills
- * the caller. getpid(2) counts as forbidden also if it fails, because its result is never checked.
- * The flag 1, which unshare(2) rejects, ensures that unshare(2) changes nothing. */
+/* The system calls by which usernsctl enters a new user namespace. If a filter makes one of these
+ * calls fail, usernsctl reports the call's error anyway, so the call counts as forbidden only if a
+ * filter kills the caller. getpid(2) counts as forbidden also if it fails, because its result is
+ * never checked. The flag 1, which unshare(2) rejects, ensures that unshare(2) changes nothing. */
 static const struct un_probe_call enter_calls[] = {
     {SYS_unshare,
      {CLONE_NEWUSER | CLONE_NEWNS | 1},
@@ -181,7 +181,8 @@ static const struct un_probe_call enter_calls[] = {
 #endif
 };
 
-/* The system calls that find the subordinate ranges, and that find and run the helpers. */
+/* The system calls by which usernsctl reads the subordinate ranges, and finds and runs newuidmap
+ * and newgidmap. */
 static const struct un_probe_call ranges_calls[] = {
     USED(uname, 0), USED(statfs, 0), USED(pipe2, 0, NO_FLAG), USED(waitid, 0, 0, 0, NO_FLAG),
 #ifdef SYS_stat
@@ -209,19 +210,19 @@ const struct un_probe_calls un_ranges_calls = LIST(ranges_calls);
 const struct un_probe_calls un_helper_calls = LIST(helper_calls);
 const struct un_probe_calls un_join_calls = LIST(join_calls);
 
-/* Returns whether a filter has denied the last call. Checks for the errors that filters usually
- * return, and that the kernel itself never returns for these arguments. EAFNOSUPPORT is the error
- * of systemd's RestrictAddressFamilies=. */
+/* Returns whether a filter has denied the last system call, whose result is `result`. Checks for
+ * the errors that filters usually return, and that the kernel itself never returns for these
+ * arguments. EAFNOSUPPORT is the error of systemd's RestrictAddressFamilies=. */
 static bool is_denied(long result)
 {
     return result < 0 &&
            (errno == EPERM || errno == EACCES || errno == ENOSYS || errno == EAFNOSUPPORT);
 }
 
-/* A wait4(2) that never waits, because the kernel rejects the flag. */
+/* A wait4(2) that returns at once, because the kernel rejects its flag. */
 static const struct un_probe_call wait_call = USED(wait4, NO_PID, 0, NO_FLAG);
 
-/* The results of the system calls that the child tries, in memory that the child shares with its
+/* The results of the system calls that a child tries, in memory that the child shares with its
  * parent. */
 struct trial {
     size_t begun;   /* number of system calls that the child has tried, including the current one */
@@ -252,9 +253,9 @@ static _Noreturn void try_in_child(const struct un_probe_calls *calls, struct tr
     _exit(0);
 }
 
-/* Returns whether a child of this process would become PID 1 of a new PID namespace, which would
- * then end with that child. Until PID 1 exists, stat(2) of ns/pid_for_children fails
- * (pidns_for_children_get()). */
+/* Returns whether the next child of this process would become PID 1 of a new PID namespace. The
+ * namespace would end when that child exits, so no child must be created then. Until PID 1 exists,
+ * stat(2) of ns/pid_for_children fails (pidns_for_children_get()). */
 static bool would_be_first(void)
 {
     struct stat status;
@@ -264,8 +265,8 @@ static bool would_be_first(void)
 
 /* Forks a child with all signals blocked, so that no handler of this process runs in the child. The
  * child has no exit signal, so neither a SIGCHLD handler nor a thread that waits for any child
- * notices it. Because of CLONE_VFORK, returns only after the child has exited, so that it can be
- * waited for without another system call. */
+ * notices it. CLONE_VFORK makes this call return only after the child has exited, so that no other
+ * system call, which a filter might forbid, is needed to wait for that. */
 static pid_t run_child(const struct un_probe_calls *calls, struct trial *trial)
 {
     sigset_t all, before;
@@ -297,8 +298,9 @@ static int fail_call(const struct un_probe_call *call, const char *how, struct u
     return 1;
 }
 
-/* Returns 1 if a filter forbids one of the system calls, 0 if none is forbidden or this process
- * can't try them, and -1 with errno set if the child can't be created. */
+/* Returns 1 if a filter forbids one of the system calls, and -1 with errno set if the child can't
+ * be created. Returns 0 if no call is forbidden, or if the calls can't be tried, because the child
+ * would become PID 1. */
 static int run_trial(const struct un_probe_calls *calls, struct trial *trial, struct un_error *err)
 {
     if (would_be_first())
@@ -312,8 +314,8 @@ static int run_trial(const struct un_probe_calls *calls, struct trial *trial, st
     return trial->is_denied ? fail_call(last, "a seccomp filter denies %s(2)", err) : 0;
 }
 
-/* Returns the result of run_trial(). Returns 0 without a trial if this process has no filter, or if
- * memory is exhausted. */
+/* Tries `calls` and returns the result of run_trial(). Returns 0 without trying them if this
+ * process has no filter, or if memory is exhausted. */
 static int try_calls(const struct un_probe_calls *calls, struct un_error *err)
 {
     if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != SECCOMP_MODE_FILTER)

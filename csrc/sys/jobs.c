@@ -4,7 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 
-/* Interval in milliseconds between checks for jobs that a signal has stopped. */
+/* Interval in milliseconds between checks whether a signal has stopped a job. */
 #define SLICE_MS 200
 /* Maximum number of jobs that run at the same time. */
 #define JOBS_MAX 2

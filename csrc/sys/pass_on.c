@@ -8,9 +8,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Records a wait status of the command, or of its parent, PID 1 of the command's PID namespace.
- * Returns whether the process has exited or was killed.
- *
+/* Records `status`, a wait status of the command, or of PID 1 of the command's PID namespace, which
+ * has forked the command. Returns whether `status` means that the process has exited or was killed.
  * PID 1 exits after the command, with another status. So the status of PID 1 counts only if PID 1
  * was killed before it reported the exit of the command. */
 static bool note_status(struct un_watched_child *child, int status)
@@ -31,7 +30,8 @@ static void take_reports(struct un_watched_child *child)
         note_status(child, status);
 }
 
-/* Records all changes of the child's status, and reaps all other children. */
+/* Records all changes of the child's status (exits, stops and continues), and reaps all other
+ * children. */
 static void take_changes(struct un_watched_child *child)
 {
     int status;
@@ -43,15 +43,16 @@ static void take_changes(struct un_watched_child *child)
          * itself. */
         take_reports(child);
         child->ended = note_status(child, status);
-        /* If the pipe is full, this report is lost. Ignore the loss, because the pipe is full only
-         * if the reader is stopped, and the reader will then receive a later report. */
+        /* Ignore a full pipe, in which this report is lost. The pipe is full only if its reader is
+         * stopped; once resumed, the reader receives a later report. */
         if (child->report >= 0)
             (void)!write(child->report, &status, sizeof status);
     }
     take_reports(child);
 }
 
-/* Returns whether the kernel has sent this signal to the child as well (see un_pass_on_by_kill). */
+/* Returns whether the kernel has sent a signal of this process to the child as well (see
+ * un_pass_on_by_kill). */
 static bool is_for_all(pid_t child, const siginfo_t *info)
 {
     if (info->si_code != SI_KERNEL || getpgid(child) != getpgid(0))

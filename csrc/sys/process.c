@@ -9,7 +9,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-/* Timeout in milliseconds for the exit of a child after SIGKILL. */
+/* Time in milliseconds for which un_kill_and_reap() waits for the exit of a child after SIGKILL. */
 #define END_MS 2000
 
 int un_pidfd_open(pid_t pid)

@@ -130,7 +130,8 @@ static pid_t fork_command(const struct un_supervision *how, int parent_pidfd, in
     return child < 0 ? un_fail_errno(err, UN_STEP_CLONE, "fork") : 0;
 }
 
-/* Forks with all signals blocked, so that none is lost before this process can forward it. */
+/* Forks with all signals blocked, so that no signal is lost before this process can forward it to
+ * the child. */
 static pid_t fork_and_wait(struct un_supervision *how, int self, int reports[2],
                            struct un_error *err)
 {

@@ -39,7 +39,7 @@ struct un_clone {
                     needs no CLONE_VFORK */
     pid_t pid;   /* output: the child's pid */
     int pidfd;   /* output: the child's pidfd, with CLONE_PIDFD */
-    uint64_t signals; /* output: the caller's signal mask, which `run` may read */
+    uint64_t signals; /* output: the caller's signal mask, which `run` may read in the child */
 };
 
 /*
@@ -94,8 +94,8 @@ bool un_reap(int pidfd, siginfo_t *how);
 int un_stopped_by(int pidfd);
 /* Sends SIGKILL to the process to which `pidfd` refers. */
 void un_kill(int pidfd);
-/* Kills a child and reaps it as un_reap() does. Gives up after two seconds, because even SIGKILL
- * does not kill a process that waits for a user's FUSE filesystem. */
+/* Kills a child, and reaps the child as un_reap() does. Gives up after two seconds, because even
+ * SIGKILL does not kill a process that waits for a user's FUSE filesystem. */
 bool un_kill_and_reap(int pidfd, siginfo_t *how);
 
 /* Converts the wait status of a child (waitpid(2)) to an exit status, which is 128+N if signal N
@@ -186,9 +186,10 @@ int un_namespace_join_one(int fd, int ns, struct un_error *err);
 /* ---- own_maps.c: writing the maps of this process's new user namespace ----------------------- */
 
 /*
- * The map files of /proc/PID, in the order in which they must be written. An unprivileged process
- * must write "deny" to setgroups before it writes gid_map; after gid_map, the kernel no longer
- * accepts "deny" (user_namespaces(7), "The /proc/PID/setgroups file").
+ * The files of /proc/PID that define the id maps of a user namespace, in the order in which they
+ * must be written. An unprivileged process must write "deny" to setgroups before it writes gid_map;
+ * after gid_map, the kernel no longer accepts "deny" (user_namespaces(7), "The /proc/PID/setgroups
+ * file").
  */
 enum { UN_FILE_SETGROUPS, UN_FILE_UID_MAP, UN_FILE_GID_MAP, UN_MAP_FILES };
 
@@ -227,8 +228,8 @@ int un_make_and_map(uint64_t flags, const struct un_own_maps *maps, struct un_er
 void un_own_maps_of(const struct un_plan *plan, char text[2][UN_MAP_TEXT_MAX],
                     struct un_own_maps *maps);
 
-/* Determines whether setgroups(2) is allowed in the user namespace of a process, whose /proc
- * directory is open as `dir`, by reading the file setgroups there. *setgroups becomes
+/* Reads the file setgroups in the /proc directory that is open as `dir`, that is, whether
+ * setgroups(2) is allowed in the user namespace of that process. *setgroups becomes
  * UN_SETGROUPS_ALLOW or UN_SETGROUPS_DENY. */
 int un_setgroups_read(int dir, int *setgroups, struct un_error *err);
 
@@ -236,8 +237,8 @@ int un_setgroups_read(int dir, int *setgroups, struct un_error *err);
 
 enum { UN_PROBE_ARGUMENTS = 6 };
 
-/* A system call to try. The call changes nothing: the kernel rejects its arguments, or the call has
- * no effect. */
+/* A system call that a child tries, to detect whether a seccomp filter forbids it. The call changes
+ * nothing: the kernel rejects its arguments, or the call has no effect. */
 struct un_probe_call {
     long number;
     long argument[UN_PROBE_ARGUMENTS];
@@ -270,7 +271,8 @@ extern const struct un_probe_calls un_launch_calls, un_ranges_calls, un_helper_c
  */
 bool un_filter_forbids(const struct un_probe_calls *calls, struct un_error *err);
 /* Fails if a seccomp filter forbids one of `calls`, or if there is a filter, but no child can be
- * created to try the calls (process-limit). For callers that need a child anyway. */
+ * created to try the calls (process-limit). For callers that can't continue without a child
+ * anyway. */
 int un_filter_check(const struct un_probe_calls *calls, struct un_error *err);
 
 /* ---- setup.c: the parent-death signal -------------------------------------------------------- */
@@ -281,7 +283,8 @@ int un_filter_check(const struct un_probe_calls *calls, struct un_error *err);
  * a new PID namespace, where it returns 0. Async-signal-safe. */
 int un_die_with_parent(int sig, int parent_pidfd, struct un_error *err);
 
-/* The architecture in the data of seccomp filters (linux/audit.h). */
+/* The architecture of this program, as seccomp filters see it (struct seccomp_data,
+ * linux/audit.h). */
 #if defined(__x86_64__)
 #define UN_AUDIT_ARCH AUDIT_ARCH_X86_64
 #elif defined(__aarch64__)
@@ -407,12 +410,13 @@ typedef void un_pass_on(pid_t child, const siginfo_t *info, void *arg);
  */
 un_pass_on un_pass_on_by_kill;
 
-/* A check before each wait for a signal. `check` returns the time in milliseconds until its next
- * call is due, or -1 if no call is due before the next signal or event. */
+/* A check that un_pass_on_until_end() makes before each wait for a signal. `check` returns the time
+ * in milliseconds until its next call is due, or -1 if no call is due before the next signal or
+ * event. */
 struct un_checkup {
     int (*check)(pid_t child, void *arg);
     void *arg;
-    int fd;      /* descriptor whose events (POLLPRI) end the wait for a signal, too; -1 for none */
+    int fd;      /* descriptor whose events (POLLPRI) also end the wait for a signal; -1 for none */
     int signals; /* signalfd from un_open_signals(); needed only if `fd` is not -1 */
 };
 
@@ -423,9 +427,10 @@ int un_open_signals(void);
 struct un_watched_child {
     pid_t pid;
     const struct un_checkup *checkup; /* check before each wait for a signal; NULL for none */
-    int report; /* pipe to which each wait status of the child is written, as an int; -1 for none */
-    int reports; /* read end of the pipe to which un_be_init() writes in PID 1, the child; -1 if the
-                    child is the command itself */
+    int report;  /* pipe to which un_pass_on_until_end() writes each wait status of the child, as an
+                    int; -1 for none */
+    int reports; /* if the child is PID 1, read end of the pipe to which un_be_init() writes the
+                    command's wait statuses; -1 if the child is the command itself */
     bool stopped;    /* whether the command is stopped */
     bool ended;      /* whether the child has exited */
     bool has_status; /* whether the command has exited */
@@ -439,7 +444,7 @@ struct un_watched_child {
  * stop. Also reaps all other children, because orphans become children of PID 1. */
 void un_pass_on_until_end(struct un_watched_child *child, un_pass_on *pass_on, void *arg);
 
-/* Returns whether users end programs by this signal: SIGHUP, SIGINT, SIGQUIT or SIGTERM. */
+/* Returns whether a signal requests termination, that is, is SIGHUP, SIGINT, SIGQUIT or SIGTERM. */
 bool un_is_terminating(int sig);
 /* Returns whether this process ignores a signal. */
 bool un_is_ignored(int sig);
@@ -450,14 +455,14 @@ bool un_discard_signals(void);
 
 /* ---- supervise.c: waiting for a command on behalf of this process's parent ------------------- */
 
-/* Parameters and results of un_supervise(). A parameter that is not set is NULL, false or 0. */
+/* Parameters and results of un_supervise(). NULL, false or 0 leaves a parameter unset. */
 struct un_supervision {
     un_pass_on *pass_on;
     void *arg;                        /* argument for pass_on */
     const struct un_checkup *checkup; /* check before each wait for a signal; NULL for none */
     bool has_init;     /* whether to create PID 1 of a new PID namespace, which forks the child and
                           calls un_be_init() */
-    int init_deathsig; /* signal to PID 1 when this process dies; 0 for none */
+    int init_deathsig; /* signal that PID 1 receives when this process dies; 0 for none */
     int parent_pidfd;  /* output in the child: pidfd of the child's parent, to detect the parent's
                           exit; -1 with has_init, because the child can't outlive PID 1 */
     int wait_status;   /* output in the parent: wait status of the child (waitpid(2)) */
