@@ -9,7 +9,7 @@
 static char child_path[UN_PATH_MAX];
 
 /* Sets child_path to the usernsctl-child in the directory of the test program. A constructor, so
- * that this is done before the test starts threads. */
+ * that child_path is set before main() starts. */
 __attribute__((constructor)) static inline void find_child_program(void)
 {
     ssize_t length = readlink("/proc/self/exe", child_path, sizeof child_path - 32);

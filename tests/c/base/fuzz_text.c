@@ -1,5 +1,5 @@
-/* Fuzz target: any text is printed without control characters, and a number that is parsed from a
- * text has the same digits when the number is formatted. */
+/* Fuzz target: any text is printed without control characters, and parsing a number from a text and
+ * formatting it yields the same digits. */
 #include "base/base.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

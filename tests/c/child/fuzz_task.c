@@ -1,5 +1,5 @@
-/* Fuzz target: if arguments are parsed as a task, encoding the task results in the same arguments.
- * In the input, a tab ends an argument. */
+/* Fuzz target: parsing arguments of usernsctl-child as a task, and encoding the task again, yields
+ * the same arguments. In the input, a tab ends an argument. */
 #include "base/base.h"
 #include "child/child.h"
 

@@ -1,6 +1,6 @@
 /* Fuzz target: reads runsc's error log, crash report and debug log, each with the input as its
- * content. Checks that a reason comes from the messages or the crash report, and that the line of
- * the crash report is a single line. */
+ * content. Checks that the reason for a failure comes from the messages or the crash report, and
+ * that the extract from the crash report is a single line. */
 #include "base/base.h"
 #include "explain/explain.h"
 

@@ -99,7 +99,7 @@ static char *repeated(const char *text, size_t length)
 }
 
 /* Checks that the time to explain a message does not grow with the product of the lengths of the
- * message and of config.json. If the time did so, each case would take minutes. */
+ * message and of config.json. If the time grew so fast, each of the checks would take minutes. */
 static void long_strings_take_linear_time(void)
 {
     static const char known[] = "unable to run a rootless container without userns: ";

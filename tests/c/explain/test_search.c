@@ -7,8 +7,8 @@
 
 static const char two_causes[] = "pivot_root failed, make sure that the root mount has a parent";
 
-/* Checks that searching a text, read as `pieces`, finds the causes `want`: their ids in order, each
- * after a space. */
+/* Checks which causes are found in a text, whose pieces are `pieces`. `want` contains the ids of
+ * the expected causes, likeliest first, each after a space. */
 static void causes_are(const char *const pieces[], size_t count, const char *want)
 {
     struct un_search search = {.count = 0};

@@ -10,7 +10,8 @@
 #define NAME UN_GROUP_PREFIX "0123"
 
 static int place;
-static bool is_replaced; /* whether the next call of flock() replaces the control group */
+static bool is_replaced; /* whether the next call of flock() replaces the control group by a new one
+                            of the same name */
 
 int flock(int fd, int operation)
 {

@@ -9,7 +9,8 @@ static struct un_facts facts;
 static struct un_plan plan;
 static struct un_error err;
 
-/* A directory with files and programs that are used in place of the host's. */
+/* A directory with files and programs that the tests use in place of those of the host, such as
+ * /etc/subuid and newuidmap. */
 struct place {
     char dir[64];
     char file[5][96]; /* paths of the files subuid, subgid, passwd, nsswitch.conf and login.defs */
@@ -90,7 +91,7 @@ static void facts_come_from_the_files(void)
     CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_MISSING);
     CHECK_TEXT(facts.id[UN_UID].helper, "");
 
-    /* nsswitch.conf with "subid: files" means the same as without a subid line. */
+    /* A line "subid: files" in nsswitch.conf means the same as no such line. */
     put(place.file[3], "passwd: files\nsubid: files\n", 0644);
     read_facts(&place);
     CHECK_INT(facts.id[UN_UID].ranges.len, 1);
@@ -134,10 +135,11 @@ static void a_helper_is_judged_by_its_file(void)
     read_facts(&place);
     CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_NOT_SETUID);
     CHECK_HAS(facts.id[UN_UID].helper, "/newuidmap");
-    /* A setuid bit makes a helper work only if root owns the file. */
+    /* A setuid bit makes newuidmap or newgidmap work only if root owns the file. */
     CHECK_INT(facts.id[UN_GID].helper_state, geteuid() ? UN_HELPER_NOT_SETUID : UN_HELPER_READY);
 
-    /* The search skips a directory that has the helper's name. */
+    /* The search in PATH skips a directory that is named like the helper, newuidmap or
+     * newgidmap. */
     char directory[128], two[256];
     snprintf(directory, sizeof directory, "%s/getent", place.dir);
     CHECK_INT(mkdir(directory, 0755), 0);

@@ -8,13 +8,13 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-/* Number of children that makes their list in /proc too long for a single read(2). */
+/* Number of children. Their list in /proc is too long for a single read(2). */
 #define CHILDREN 300
 
 struct seen {
     pid_t child[CHILDREN];
     int count;
-    pid_t last; /* pid of the child that ends the iteration; 0 to visit all children */
+    pid_t last; /* pid of the child at which un_any_child() stops; 0 to visit all children */
 };
 
 static bool record_child(pid_t pid, void *arg)

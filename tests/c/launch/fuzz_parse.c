@@ -8,7 +8,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* Sets the members of a launch that are usually set when the root filesystem is built. */
+/* Sets those members of a launch that un_launch_build() usually sets. */
 static void fill_in_build_results(struct un_launch *launch)
 {
     strcpy(launch->marks.scratch, "/mnt/usernsctl");

@@ -15,7 +15,8 @@ static char remedy[UN_PATH_MAX];
 #define SCRATCH "/tmp/scratch/usernsctl"
 #define ROOT SCRATCH "/root"
 
-/* Builds a launch from `lines`, and returns it. The caller must close it. */
+/* Builds the root filesystem of the launch that `lines` describe. Returns the launch, which the
+ * caller must close. */
 static struct un_launch *build_launch(const char *const *lines)
 {
     struct un_launch *launch = launch_of(&draft, lines);
@@ -25,8 +26,9 @@ static struct un_launch *build_launch(const char *const *lines)
     return launch;
 }
 
-/* Checks that building a launch from `lines` fails with `part` in the error's detail, and leaves no
- * descriptors or mounts behind. Stores the remedy, so that the caller can check it. */
+/* Checks that building the launch that `lines` describe fails with `part` in the error's detail,
+ * and leaves no descriptors or mounts behind. Stores the remedy, so that the caller can check
+ * it. */
 static void check_build_fails(const char *const *lines, const char *part)
 {
     int fds = count_fds(), mounts = count_mounts();
@@ -135,14 +137,15 @@ static void a_bind_creates_its_mount_point(void)
     int writable = open(path, O_WRONLY | O_CLOEXEC);
     CHECK(writable >= 0);
     close(writable);
-    /* The view contains the future mounts of the sandbox, not the mounts of the host. */
+    /* launch->view contains the mounts that runsc will make in the sandbox, not the mounts of the
+     * host. */
     CHECK(un_view_has_directory(&launch->view, "/link/made/here"));
     CHECK(!un_view_has_directory(&launch->view, "/link/made/here/data"));
     un_launch_close(launch);
 }
 
-/* Checks that the mount point of a mount may lie in another mount of gVisor, such as /dev/pts in
- * the tmpfs /dev: gVisor itself creates such mount points. */
+/* Checks that a mount point may lie in a filesystem that gVisor mounts, such as /dev/pts in the
+ * tmpfs /dev: gVisor itself creates such mount points. */
 static void a_mount_may_lie_in_a_filesystem_of_gvisor(void)
 {
     enter_inside();

@@ -49,9 +49,9 @@ static void enter_user_namespace(void)
     CHECK_OK(un_mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL, &err), &err);
 }
 
-/* Builds a launch with bind mounts at `one` and `other`. If `opens_inside` is set, opens the
- * sources in the user namespace, otherwise before entering it. Returns the result of
- * un_launch_build(). */
+/* Builds a launch with bind mounts at `one` and `other`. Opens the sources of the mounts before
+ * this process enters a user namespace or, if `opens_inside` is set, afterwards. Returns the result
+ * of un_launch_build(). */
 static int build(const char *one, const char *other, bool opens_inside, struct un_launch **launch)
 {
     char lines[2][256];

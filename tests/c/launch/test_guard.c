@@ -16,8 +16,9 @@ static int hold(const char *path)
     return fd;
 }
 
-/* Checks that a bind mount of `path` is rejected with `part` in the error's detail, or is allowed
- * if `part` is NULL. `kept` is the directory to hide. */
+/* Checks that a bind mount of `path` is rejected with `part` in the error's detail, because it
+ * would expose the hidden directory `kept`. If `part` is NULL, checks that the bind mount is
+ * allowed. */
 static void check_refused(const char *path, const char *kept, const char *part)
 {
     size_t which;
@@ -72,8 +73,8 @@ static void hidden_directories_are_rejected(void)
     check_refused("/tmp/link", "/tmp/a/state", "contains");
     check_refused("/tmp/a", "/tmp/link", "contains");
     check_refused("/tmp/a/state/inner", "/tmp/a/state", "is in");
-    /* Bind mounts of the hidden directory's ancestors must not expose the directory at other paths,
-     * either. */
+    /* A bind mount of an ancestor of the hidden directory would expose the directory, too, at
+     * another path. */
     check_refused("/tmp/a b", "/tmp/a/state", "contains");
     check_refused("/tmp/a b/state/inner", "/tmp/a/state", "is in");
     check_refused("/tmp/other", "/tmp/a/state", "contains");

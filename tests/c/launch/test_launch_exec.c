@@ -10,7 +10,8 @@
 static struct draft draft;
 static struct un_error err;
 
-/* The lines of a launch that executes a shell. The launch creates its files in /tmp/scratch. */
+/* The lines of a launch that executes a shell in place of usernsctl-watch. The launch creates its
+ * files in /tmp/scratch. */
 #define SHELL                                                                                      \
     "source own /bin/sh", "scratch /tmp/scratch", "make bundle 0700", "make programs 0700",        \
         "program-link 0 programs/shell"

@@ -1,5 +1,5 @@
-/* Tests of opening a launch's sources, which are files of the host, and of checking the records
- * "assume" of the launch about these files. */
+/* Tests of opening a launch's sources, which are files of the host, and of checking that these
+ * files are as the records "assume" of the launch say. */
 #include "base/base.h"
 #include "forked.h"
 #include "inside.h"

@@ -1,11 +1,11 @@
-/* Fuzz target: plans any request with any facts. Checks that the plan maps only ids that exist in
- * the parent namespace, obeys the kernel's rules for maps, and contains the path of each helper
- * that it needs; and that planning again yields the same plan. */
+/* Fuzz target: plans id maps for any request with any facts about the caller. Checks that the plan
+ * maps only ids that exist in the parent namespace, obeys the kernel's rules for maps, and contains
+ * the path of each helper that it needs; and that planning again yields the same plan. */
 #include "base/base.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* The rest of the input, which has not been used yet. */
+/* The rest of the fuzzer's input, from which no value has been taken yet. */
 struct input {
     const uint8_t *at;
     size_t left;
@@ -19,8 +19,8 @@ static uint32_t next(struct input *in, size_t bytes)
     return number;
 }
 
-/* Returns one of a small number of ids, including the lowest and the highest, so that extents often
- * touch or overlap. */
+/* Takes the next id from the input. There are only few different ids, including the lowest and the
+ * highest, so that extents often touch or overlap. */
 static uint32_t next_id(struct input *in)
 {
     uint32_t byte = next(in, 1);

@@ -101,8 +101,8 @@ static void identity_maps_each_id_to_itself(void)
     grant(&facts, UN_UID, 120000, 100000);
     check_uid_map("0 1000 1\n100000 100000 65536\n165536 165536 54464\n");
 
-    /* The id 100000 inside can't stand for both the caller's own id and the id 100000 of the
-     * subordinate range. */
+    /* The caller's own id is mapped to the id 100000, so the id 100000 of the subordinate range
+     * can't be mapped to itself. */
     init_granted(100000, UN_FILL_IDENTITY);
     check_refused("map-invalid", "overlap inside");
 }
@@ -113,7 +113,7 @@ static void named_extents_come_first_and_ranges_fill_what_is_left(void)
     want_extent(&request, UN_UID, (struct un_extent){10, 100000, 5});
     check_uid_map("0 1000 1\n10 100000 5\n1 100005 9\n15 100014 65522\n");
 
-    /* Extents of a request that overlap are an error; they are not adjusted. */
+    /* If extents of a request overlap, composing fails; they are not adjusted. */
     init_granted(0, UN_FILL_NONE);
     want_extent(&request, UN_UID, (struct un_extent){0, 100000, 5});
     check_refused("map-invalid", "0:1000:1 and 0:100000:5 overlap inside");

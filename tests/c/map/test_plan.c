@@ -1,4 +1,5 @@
-/* Tests of planning from a request and facts: the maps, their writers, and errors. */
+/* Tests of planning id maps from a request and facts about the caller: the maps, the processes that
+ * write them, and errors. */
 #include "check.h"
 
 #include <linux/capability.h>
@@ -13,7 +14,8 @@ static struct un_error err;
 
 enum { MINE_UID = 1000, MINE_GID = 1001 };
 
-/* Fills in the facts of a current kernel, in the initial user namespace, which maps all ids. */
+/* Fills in facts about a caller with the ids `uid` and `gid` and the capabilities `caps`, on a
+ * current kernel, in the initial user namespace, which maps all ids. */
 static void init_facts(struct un_facts *facts, uint32_t uid, uint32_t gid, uint64_t caps)
 {
     const struct un_extent all = {0, 0, UINT32_MAX};

@@ -220,7 +220,7 @@ static void the_command_dies_with_its_parent_if_asked_to(void)
     close(ends[1]);
 }
 
-/* Stores the child's signal mask, as it is before execve(2). */
+/* Stores the signal mask that the child has before execve(2). */
 static int report_mask(void *arg)
 {
     uint64_t *mask = arg;

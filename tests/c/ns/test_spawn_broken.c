@@ -1,5 +1,5 @@
-/* Tests of a usernsctl-child that fails before the execve(2) of the command: which error is
- * reported, and that no process is left. */
+/* Tests of failures of usernsctl-child before the execve(2) of the command: which error un_spawn()
+ * reports, and that no process is left. */
 #include "check.h"
 #include "needs.h"
 #include "seccomp.h"
@@ -47,8 +47,8 @@ static void make_script(char path[64], const char *body)
     close(fd);
 }
 
-/* Checks the error if the child is killed before or after the parent has confirmed the receipt of
- * the child's socket. */
+/* Checks the error if the child is killed before or after the parent has confirmed that it has
+ * received its end of the socket for messages. */
 static void a_child_that_is_killed(void)
 {
     static const char *const bodies[] = {"kill -KILL $$", "sleep 0.05; kill -KILL $$"};

@@ -148,9 +148,9 @@ enum { THREADS = 16, SPAWNS = 20 };
 struct storm {
     struct un_plan plan;
     pid_t self;
-    volatile sig_atomic_t here;      /* number of signals that were handled in this process */
-    volatile sig_atomic_t elsewhere; /* number of signals that were handled in a vfork child, which
-                                        shares this memory */
+    volatile sig_atomic_t here;      /* number of signals that this process has handled */
+    volatile sig_atomic_t elsewhere; /* number of signals that a vfork child, which shares this
+                                        memory, has handled; must stay 0 */
     atomic_bool over;
 };
 

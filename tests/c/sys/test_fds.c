@@ -185,7 +185,7 @@ static void the_table_is_grown(void)
     char byte;
     CHECK_INT(read(511, &byte, 1), -1);
     CHECK_INT(errno, EBADF);
-    /* All descriptors are closed except those that the command is to inherit. */
+    /* un_make_fd_room() leaves no other descriptor open. */
     for (int fd = 3; fd < 511; fd++)
         CHECK(!is_open(fd));
 }

@@ -1,5 +1,5 @@
-/* Tests of detecting system calls that a seccomp filter forbids. A filter that kills callers of a
- * system call may kill only a child of the test's process. */
+/* Tests of detecting system calls that a seccomp filter forbids. If a filter kills callers of a
+ * system call, it must kill only a child of the test's process, not the process itself. */
 #include "check.h"
 #include "forked.h"
 #include "seccomp.h"
@@ -15,7 +15,8 @@ static struct un_error err;
 static volatile sig_atomic_t is_signalled;
 
 static pid_t own;
-static int *elsewhere; /* number of signals that were handled in a process other than the test's */
+static int *elsewhere; /* number of signals that were handled in a process other than the test's;
+                          must stay 0 */
 
 static void count_signal_elsewhere(int number)
 {
@@ -42,8 +43,8 @@ static void without_filter(void)
     check_survives_all();
 }
 
-/* Checks that a filter is accepted if it makes mount(2) fail with EPERM, because the mount(2) of
- * the launch itself reports the error. */
+/* Checks that a filter that makes mount(2) fail with EPERM is accepted: when the launch calls
+ * mount(2), it reports the error itself. */
 static void with_refusal(void)
 {
     filter_call(SYS_mount, SECCOMP_RET_ERRNO | 1);

@@ -1,5 +1,5 @@
 /* Tests of opening /dev/null. The call must never block, and must fail if another file is mounted
- * there. */
+ * on /dev/null. */
 #include "needs.h"
 #include "sys/sys.h"
 

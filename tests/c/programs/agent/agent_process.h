@@ -1,5 +1,5 @@
-/* Functions that run usernsctl-agent on the host's kernel, outside of a sandbox, and communicate
- * with it as a SandboxHost does. */
+/* Functions that run usernsctl-agent outside of a sandbox, on the host's kernel, and communicate
+ * with the agent as the Python class SandboxHost does. */
 #ifndef AGENT_PROCESS_H
 #define AGENT_PROCESS_H
 
@@ -32,8 +32,8 @@ struct request {
     int stdio[3];   /* descriptors that become standard input, output and error; 0 for /dev/null */
     uint16_t rows;
     uint16_t columns;
-    int strings; /* with AGENT_STRINGS_APART: the descriptor to which the strings are written; 0 for
-                    a memfd */
+    int strings; /* with AGENT_STRINGS_APART in `flags`: descriptor to which the message's strings
+                    are written; 0 for a memfd */
 };
 
 static inline void socket_pair(int fd[2])
@@ -112,7 +112,8 @@ static inline uint32_t add_strings(char **to, const char *const *strings)
     return count;
 }
 
-/* Encodes a message, followed by its strings. Returns the offset of the strings. */
+/* Encodes the message that requests a command. The message ends with strings, such as the command's
+ * arguments. Returns the offset of the strings. */
 static inline size_t encode(const struct request *request, char *bytes)
 {
     static const char *const path[] = {"PATH=/usr/bin:/bin", NULL};

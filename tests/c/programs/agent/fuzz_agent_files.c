@@ -1,5 +1,5 @@
-/* Fuzz target: from any records, the agent creates no file outside the destination directory, and
- * no device, FIFO or set-user-id file. */
+/* Fuzz target: whatever file records the agent receives, it creates no file outside the destination
+ * directory, and no device, FIFO or set-user-id file. */
 #include "programs/agent/agent.h"
 
 #include <fcntl.h>

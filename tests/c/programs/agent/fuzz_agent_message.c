@@ -1,5 +1,5 @@
-/* Fuzz target: any bytes, parsed as the message of a command, yield only pointers into the
- * message. */
+/* Fuzz target: if any bytes are parsed as the message that requests a command, all resulting
+ * pointers point into the message. */
 #include "programs/agent/agent.h"
 
 #include <stdlib.h>

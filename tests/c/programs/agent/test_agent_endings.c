@@ -1,5 +1,6 @@
 /* Tests that all processes of a command end when the host's connection, the agent, or the command's
- * keeper (programs/agent/agent.h) ends. */
+ * keeper ends. A keeper is the agent's child process that starts a command and waits for its
+ * end. */
 #include "agent_process.h"
 
 /* Scripts, each of which prints a line once all its processes are running. */
@@ -12,8 +13,8 @@ static const char *const scripts[] = {
     "echo; while :; do (sleep 0.01 &); done",
 };
 
-/* The events that end a command: its socket or the agent's socket is closed, its process tree is
- * signalled, or the agent or the command's keeper is killed. */
+/* The events that end a command: the command's socket is closed, the agent's socket is closed,
+ * SIGKILL is sent to the command's process tree, or the agent or the command's keeper is killed. */
 enum way { SOCKET, CONTROL, TREE, AGENT, KEEPER, WAYS };
 
 static pid_t parent_of(pid_t pid)

@@ -1,4 +1,5 @@
-/* Tests of copying files by the agent: which records it sends, and which files it creates. */
+/* Tests of copying files out of and into a sandbox by the agent: which records the agent sends, and
+ * which files it creates from records. */
 #include "check.h"
 #include "programs/agent/agent.h"
 

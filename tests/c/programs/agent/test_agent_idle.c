@@ -1,11 +1,12 @@
-/* Tests of keepers (programs/agent/agent.h) that are reused before the agent has recorded them: a
- * keeper may be idle before clone(2) returns in the agent. */
+/* Tests of idle keepers. A keeper is a child process of the agent that starts a command and waits
+ * for its end, and is then idle until it gets another command. If the command is short, all this
+ * may happen before the clone(2) that creates the keeper has returned in the agent. */
 #include "agent_process.h"
 #include "programs/agent/agent.h"
 
 #define KEEPERS 2
 
-/* The state in the memory that the agent and all keepers share. */
+/* State of the agent, in memory that the agent and all keepers share. */
 struct shared {
     struct agent agent;
     struct agent_idle idle;
@@ -89,7 +90,8 @@ int main(void)
     }
     while (!are_idle(&shared->idle))
         usleep(1000);
-    /* The listener runs the first command, so the waiting keeper must run the next command. */
+    /* One idle keeper listens for commands, and runs the first one. The other keeper must then run
+     * the next command. */
     int busy = request_program(&host, "sleep", "1000");
     receive_start(busy);
     int next = request_program(&host, "true", NULL);

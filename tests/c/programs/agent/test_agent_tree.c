@@ -95,7 +95,7 @@ static void others_end_without_proc(void)
     check_no_child_left();
 }
 
-/* A simulated process tree with processes that survive the first rounds of killing. */
+/* A simulated process tree. Some of its processes survive the first rounds of killing. */
 struct process_tree {
     int rounds, helps;
 };
@@ -130,9 +130,9 @@ static void reuse_pid(pid_t pid)
     write_to(LAST_PID, text, 0);
 }
 
-/* Checks that killing the background processes of an exited command spares the keeper
- * (programs/agent/agent.h) of a later command, even if that keeper has the pid of the exited
- * command and leads the process group with that id. */
+/* Checks that killing the background processes of an exited command spares the keeper of a later
+ * command, that is, the agent's child process that waits for it. The keeper must survive even if it
+ * has got the pid of the exited command and leads the process group with that id. */
 static void a_later_command_with_the_pid_of_an_ended_one_survives(void)
 {
     struct agent_process agent;
@@ -159,8 +159,8 @@ static void a_later_command_with_the_pid_of_an_ended_one_survives(void)
     CHECK_INT(stop_agent(&agent), 0);
 }
 
-/* Checks that the agent reports only one exit status of a command, even if a background process
- * gets the pid of the exited command, and then exits as a child of the keeper. */
+/* Checks that the agent reports only one exit status of a command, even if a background process of
+ * the command gets the pid of the exited command, and then exits, too. */
 static void a_background_process_with_the_pid_of_its_command_reports_no_end(void)
 {
     static const char script[] =
@@ -191,7 +191,8 @@ static int run_tests(void *arg)
     struct un_error err;
     (void)arg;
     CHECK_INT(getpid(), 1);
-    /* The old /proc has the pids of the parent namespace. */
+    /* agent_open_proc() must reject the old /proc, which shows the pids of the parent PID
+     * namespace. */
     CHECK_INT(agent_open_proc(), -1);
     CHECK_OK(un_mount("proc", "/proc", "proc", 0, NULL, &err), &err);
     descendants_are_killed_while_all_is_stopped();

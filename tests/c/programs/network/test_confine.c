@@ -1,5 +1,5 @@
-/* Tests of confine.c, which restricts the processes that forward connections and datagrams to
- * published ports. */
+/* Tests of confine.c, which restricts the processes that forward connections and datagrams to the
+ * ports of a sandbox. */
 #include "check.h"
 #include "forked.h"
 #include "programs/network/network.h"
@@ -125,8 +125,8 @@ static int only_forwards(void *arg)
     check_page(inside, report[0]);
     CHECK_INT(close(report[0]), 0);
     serve_one_client(listener, &inside[network.tcp.count - 1]);
-    /* The listening sockets belong to the host's network namespace, so the process must not be able
-     * to connect them. */
+    /* The process must not be able to call connect(2) on the listening sockets: they belong to the
+     * host's network namespace, so the process could reach the host through them. */
     for (size_t i = 0; i < network.tcp.count; i++) {
         CHECK_DENIED(connect(network.tcp.port[i].socket, &unspecific, sizeof unspecific));
         CHECK_DENIED(
@@ -204,8 +204,9 @@ static int only_receives(void *arg)
     return (int)syscall(SYS_exit_group, 0);
 }
 
-/* Checks that sendmsg(2) is allowed only for the structures in `replies`, which the receiver fills
- * in, and that this process can't change them. */
+/* Checks that this process may call sendmsg(2) only with the structures in `replies`, which another
+ * process, the receiver of datagrams, fills in, and that this process can't change these
+ * structures. */
 static void check_replies(int bound, struct client_reply *replies, int readable)
 {
     struct client_reply copy = replies[CLIENTS_MAX - 1];
