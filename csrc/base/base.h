@@ -325,8 +325,9 @@ bool un_proc_shares_root(const char *proc);
 bool un_proc_hides(const char *proc);
 
 /* Reads a file such as /proc/PID/stat from the path `file`, relative to the directory `at`. Returns
- * a pointer to the third field (proc_pid_stat(5)), because the second field, the name of the
- * process, may contain any character, such as spaces. Returns NULL if the file can't be read. */
+ * a pointer to the third field (proc_pid_stat(5)), so that the caller need not parse the second
+ * one: the name of the process, which may contain any character. Returns NULL if the file can't be
+ * read. */
 const char *un_proc_stat(int at, const char *file, char *text, size_t size);
 
 /* Writes the AppArmor label of a process, such as "unconfined" or "NAME (enforce)", to `label`.

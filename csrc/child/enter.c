@@ -122,8 +122,9 @@ static bool wait_for_caller(int socket)
     return un_read_all(socket, &byte, 1) == 1;
 }
 
-/* Forks the second child, which executes the command (un_task_has_second()). The same clone(2)
- * creates the PID namespace, because some seccomp filters allow clone(2) but deny unshare(2). */
+/* Forks the second child, which executes the command (un_task_has_second()). The clone(2) that
+ * forks it also creates the new PID namespace, because some seccomp filters allow clone(2) but deny
+ * unshare(2). */
 static int run_second(struct inside *inside)
 {
     const int socket = inside->task.fd[UN_TASK_SOCKET];

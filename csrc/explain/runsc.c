@@ -25,8 +25,8 @@ static bool is_ruled_out(const char *id, const char *proc)
 {
     if (un_begins(id, "seccomp-denies-"))
         return un_proc_status(proc, "Seccomp:") == 0;
-    /* The user namespace in which runsc was started exists. In a chroot, clone(2) could not have
-     * created it (EPERM). */
+    /* This process is not in a chroot: there, clone(2) could not have created the user namespace in
+     * which runsc was started (EPERM). */
     if (!strcmp(id, "in-chroot"))
         return true;
     return !strcmp(id, "yama-ptrace-scope") && un_proc_number(proc, YAMA_FILE) < YAMA_ADMIN_ONLY;

@@ -98,13 +98,14 @@ void un_limit_to_machine(struct un_group_limits *limits);
  * that limit the resource `part`. *version becomes the version of cgroups, 1 or 2. Returns a
  * descriptor, which un_group_release() closes, or -1 with errno set. */
 int un_group_place(const struct un_groups *groups, enum un_group_part part, int *version);
-/* Closes a parent cgroup that un_group_place() has opened. Also removes the parent cgroup if it is
- * empty and un_group_place() may have created it. */
+/* Closes a parent group for sandboxes that un_group_place() has opened. Also removes the group if
+ * it is empty and un_group_place() may have created it. */
 void un_group_release(int place, int version);
 
-/* Prepares a parent cgroup of version 2 for child cgroups with limits. A cgroup whose children have
- * controllers can't contain processes, so the processes of the parent cgroup are moved to a child
- * cgroup. Does nothing for version 1. Returns 0, or -1 with errno set. */
+/* Prepares a parent group for sandboxes (un_group_place()) of cgroups version 2 for child groups
+ * with limits. A group whose children have controllers can't contain processes, so the processes of
+ * the parent group are moved to a child group. Does nothing for version 1. Returns 0, or -1 with
+ * errno set. */
 int un_group_prepare(int place, enum un_group_part part, int version);
 
 /* Calls `visit` for each process in a cgroup, until `visit` returns true. Returns whether `visit`

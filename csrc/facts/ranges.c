@@ -133,8 +133,8 @@ static int helper_state(const char *helper, const struct stat *status)
     struct vfs_ns_cap_data caps = {.rootid = 0};
     bool is_setuid = status->st_mode & S_ISUID && status->st_uid == 0;
     ssize_t size = is_setuid ? 0 : getxattr(helper, "security.capability", &caps, sizeof caps);
-    /* If rootid is not 0, the file capabilities count only in a user namespace whose root is the
-     * uid `rootid` of this namespace (capabilities(7)). */
+    /* With a rootid other than 0, the file capabilities have no effect here, but only in a user
+     * namespace whose root is the uid `rootid` of this namespace (capabilities(7)). */
     if (size == sizeof caps && caps.rootid)
         return UN_HELPER_CAPS_ELSEWHERE;
     if (!is_setuid && size <= 0)

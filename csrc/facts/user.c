@@ -3,9 +3,9 @@
 
 #include <inttypes.h>
 
-/* Returns whether a line of passwd(5) is the entry of a user. As in glibc (nss_files), a line that
- * begins with "#" is a comment, and a line that begins with "+" or "-" includes or excludes users
- * of NIS. */
+/* Returns whether a line of passwd(5) is the entry of the user `uid`. As in glibc (nss_files), a
+ * line that begins with "#" is a comment, and a line that begins with "+" or "-" includes or
+ * excludes users of NIS. */
 static bool is_of(const char *line, uint32_t uid)
 {
     if (strchr("#+-", *line))

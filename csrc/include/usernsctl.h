@@ -106,7 +106,7 @@ bool un_cause_find(const char *id, struct un_cause *cause);
 const char *un_error_reason(const struct un_error *err, char *text, size_t size);
 /* Finds the cause of an error whose cause is still unknown. Uses only facts that are quick to read
  * from `proc` ("/proc"), and sets a cause only if a fact proves it. Call this function right after
- * the failure, in the process that failed. */
+ * the failure, in the process whose system call failed. */
 void un_diagnose(struct un_error *err, const char *proc);
 /* Returns the exit status, as of a shell, for an error that prevents a command from running: 127 if
  * the command was not found, 126 if it could not be executed, 125 for any other error. */
@@ -167,7 +167,7 @@ uint64_t un_machine_oom_kills(void);
  * status, so the status alone does not prove that runsc has failed. */
 #define UN_RUNSC_FAILED 128
 /* Exit status of `runsc run` if runsc crashes, as for every Go program. The command in a sandbox
- * may exit with the same status. */
+ * may exit with the same status, so the status alone does not prove a crash. */
 #define UN_RUNSC_CRASHED 2
 
 struct un_runsc_failure {
@@ -572,9 +572,9 @@ uint64_t un_ns_flag(int ns);
  * A static program that calls un_child_main() can pass its own path, "/proc/self/exe".
  */
 
-/* Creates a user namespace, mapped as planned, and the other namespaces in `flags` (CLONE_NEW...),
- * and opens descriptors of all these namespaces. No process stays in the namespaces. CLONE_NEWPID
- * fails with EINVAL, because a PID namespace can't outlive its PID 1. */
+/* Creates a user namespace with the id maps of `plan`, and the other namespaces in `flags`
+ * (CLONE_NEW...), and opens descriptors of all these namespaces. No process stays in the
+ * namespaces. CLONE_NEWPID fails with EINVAL, because a PID namespace can't outlive its PID 1. */
 int un_namespace_create(const struct un_plan *plan, uint64_t flags, const char *child,
                         struct un_namespace *ns, struct un_error *err);
 void un_namespace_close(struct un_namespace *ns);
@@ -829,8 +829,8 @@ bool un_view_check_command(const struct un_view *view, const char *command, cons
  *
  * The Python package or usernsctl-exec composes a launch. The following functions perform the
  * launch: they open the host files that its `source` records name, then (after the caller has
- * entered the namespaces) build the root filesystem and the other files, and finally execute the
- * program that waits for runsc.
+ * entered the namespaces) build the root filesystem and the other files, and finally execute
+ * usernsctl-watch, which starts runsc and waits for its exit.
  */
 #define UN_LAUNCH_MAX 33554432     /* maximum size of a launch in bytes */
 #define UN_LAUNCH_WORDS_MAX 262144 /* maximum number of strings in a launch */
@@ -883,10 +883,10 @@ int un_filter_check_launch(struct un_error *err);
  * try these calls. Always succeeds if this process has no filter. */
 int un_filter_check_doctor(struct un_error *err);
 /* Opens the host files that the launch's `source` records name, checks them against the launch's
- * `assume` records, and, if records request so, prepares control groups and sets the OOM score
- * adjustment of this process. Must be called before this process enters the namespaces. `fds`
- * contains, for each `source` record, a descriptor that the caller continues to own, or -1 for a
- * file that this function opens. If `fds` is NULL, this function opens all files. */
+ * `assume` records, and, if the launch has records for that, prepares control groups and sets the
+ * OOM score adjustment of this process. Must be called before this process enters the namespaces.
+ * `fds` contains, for each `source` record, a descriptor that the caller continues to own, or -1
+ * for a file that this function opens. If `fds` is NULL, this function opens all files. */
 int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *err);
 /* Directories that must never be visible in a sandbox. */
 struct un_hidden {
@@ -904,8 +904,8 @@ int un_launch_guard(struct un_launch *launch, int file, const struct un_hidden *
  * mounts must be private. On failure, no mount remains. */
 int un_launch_build(struct un_launch *launch, const struct un_launch_params *params,
                     struct un_error *err);
-/* Writes config.json, drops privileges, and executes the program that waits for runsc. Returns only
- * on failure, with -1; privileges may have been dropped by then. */
+/* Writes config.json, drops privileges, and executes usernsctl-watch, which starts runsc. Returns
+ * only on failure, with -1; privileges may have been dropped by then. */
 int un_launch_exec(struct un_launch *launch, const struct un_launch_params *params,
                    struct un_error *err);
 /* Closes the descriptors of a launch and frees it. Its mounts remain. Does nothing if `launch` is

@@ -51,8 +51,8 @@ static int hide_homes(struct un_launch *launch, const struct un_launch_params *p
     return 0;
 }
 
-/* Opens the host files in launch->source again by their paths, so that their descriptors belong to
- * the mount namespace of this process. */
+/* Opens the host files in launch->source again by their paths. They were opened in another mount
+ * namespace, and the kernel does not bind-mount a file by such a descriptor. */
 static int reopen_sources(struct un_launch *launch, struct un_error *err)
 {
     for (size_t i = 0; i < launch->of_verb[UN_VERB_SOURCE]; i++) {

@@ -3,8 +3,8 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Returns 1 for each directory and for each file that not every user may read, 0 for any other
- * entry, or -1 with errno set on failure. */
+/* Selects the entries that un_hide_private() visits: returns 1 for a directory, 1 for a file that
+ * not every user may read, 0 for any other entry, or -1 with errno set on failure. */
 static int may_be_private(const struct un_visit *visit, int directory, const struct dirent *entry)
 {
     (void)visit;

@@ -85,8 +85,9 @@ static int check_overlap(struct un_extent a, struct un_extent b, struct un_error
 
 /* Checks the rules whose violation makes the kernel return EINVAL, because this errno does not tell
  * which rule was violated. A map must not be empty, contain an empty extent or an id greater than
- * the largest id, have extents that overlap inside or outside, have too many extents, or have a
- * text of a page or more (user_namespaces(7), "Defining user and group ID mappings"). */
+ * the largest id, have extents whose ids overlap, inside or outside the user namespace, have too
+ * many extents, or have a text of a page or more (user_namespaces(7), "Defining user and group ID
+ * mappings"). */
 int un_map_check(const struct un_map *map, uint32_t max_extents, size_t page_size,
                  struct un_error *err)
 {

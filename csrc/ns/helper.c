@@ -120,8 +120,8 @@ static const char *cause_in(const char *helper, const char *output, struct un_er
         return closed;
     if (is_open_filtered(output) || un_filter_forbids(&un_helper_calls, filter))
         return "seccomp-denies-helper";
-    /* Check the real ids: newuidmap looks up the user by its real ids, while the plan contains the
-     * effective ids. */
+    /* Check the real ids of this process, by which newuidmap looks up the user. The plan contains
+     * the effective ids. */
     if (strstr(output, "Cannot determine your user name"))
         return "no-passwd-entry";
     if (strstr(output, " is owned by a different user") && getuid() == geteuid())

@@ -25,7 +25,8 @@
 #define SECCOMP_FILTER_FLAG_SPEC_ALLOW (1UL << 2)
 #endif
 
-/* Skips `skipped` instructions if the loaded value differs from `number`. */
+/* A BPF instruction that skips the next `skipped` instructions if the loaded value differs from
+ * `number`. */
 #define UNLESS(number, skipped) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (number), 0, (skipped))
 #define LOAD(member) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, member))
 #define ANSWER(action) BPF_STMT(BPF_RET | BPF_K, (action))
