@@ -181,9 +181,10 @@ void un_runsc_explain_silence(int status, const char *limit, const char *proc,
     const char *cause = judge_silence(status, proc, failure);
     set_remedy(
         failure,
-        "usernsctl explain    # with the message as input. After a crash, raise the limit of "
-        "processes: ulimit -u, or docker run --pids-limit. After SIGILL, reinstall runsc. After a "
-        "usage message, see runsc --version: the release may not know an option");
+        "usernsctl explain    # with the message as input\n"
+        "# after a crash, raise the limit of processes: ulimit -u, or docker run --pids-limit\n"
+        "# after SIGILL, reinstall runsc\n"
+        "# after a usage message, see runsc --version: the release may not know an option");
     if (!*cause)
         cause = find_low_limit();
     if (*limit)

@@ -195,8 +195,7 @@ static bool check_program(const struct wanted *wanted, int fd, const char *path,
     if (has_cr_at_end(name)) {
         *fault->interpreter = '\0';
         snprintf(fault->reason, sizeof fault->reason,
-                 "the first line of %s ends with a carriage return, which execve(2) takes for a "
-                 "part of the interpreter's name",
+                 "the interpreter's name in the first line of %s ends with a carriage return",
                  path);
         return set_fault(fault, UN_STEP_EXEC, ENOENT, path,
                          "remove the carriage returns: sed -i 's/\\r$//' FILE");

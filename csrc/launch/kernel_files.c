@@ -88,10 +88,9 @@ static int refuse_kernel_file(struct un_launch *launch, const struct un_source *
         return 0;
     un_launch_set_remedy(launch, source->path,
                          "bind without :rw, or bind only the files that are needed");
-    return un_fail(
-        err, UN_STEP_BIND, 0, "bind-writes-machine",
-        "%.300s: %s must not be writable in a sandbox: writing there acts on this machine's kernel",
-        source->path, part);
+    return un_fail(err, UN_STEP_BIND, 0, "bind-writes-machine",
+                   "%.300s: %s must not be writable in a sandbox: writes act on the kernel",
+                   source->path, part);
 }
 
 int un_refuse_kernel_files(struct un_launch *launch, struct un_error *err)

@@ -50,8 +50,8 @@ static int check_assumed(struct un_launch *launch, const struct un_record *recor
         return un_launch_fail_file(launch, path, err);
     if (strcmp(sum, un_record_argument(record, 3)))
         return OUTDATED(launch, err, path,
-                        "%.300s is not the program that the launch was frozen with: it has another "
-                        "content of the same size",
+                        "%.300s has changed since the launch was frozen: another content of the "
+                        "same size",
                         path);
     return 0;
 }

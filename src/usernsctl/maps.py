@@ -224,8 +224,8 @@ def requested(idmap: AnyIdMap | None, name: str = "idmap") -> IdMap:
     extents = list(idmap) if isinstance(idmap, Iterable) else [idmap]
     if not isinstance(idmap, Iterable) or not all(map(_is_extent, extents)):
         raise TypeError(
-            f"{name} must be an IdMap, one of {words}, or extents, each an Extent, three numbers "
-            f"or 'inside:outside:count', not {idmap!r}"
+            f"{name} must be an IdMap, one of {words}, or extents, such as '0:1000:1', "
+            f"not {idmap!r}"
         )
     return IdMap.extents(extents, extents)
 

@@ -316,8 +316,8 @@ def test_launch_excludes_other_options(prelude: Program, write: Write) -> None:
         (
             ["/opt/crlf"],
             126,
-            "exec: the first line of /opt/crlf ends with a carriage return, which execve(2) takes "
-            "for a part of the interpreter's name\n",
+            "exec: the interpreter's name in the first line of /opt/crlf ends with a carriage "
+            "return\n",
         ),
         (["/opt/crlf"], 126, "\n  remedy: remove the carriage returns: sed -i 's/\\r$//' FILE\n"),
         (["/opt/elf32"], 126, "exec: /opt/elf32 is a program for 32-bit processors, and gVisor "),

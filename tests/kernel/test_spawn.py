@@ -287,5 +287,5 @@ def test_the_caller_stays_dumpable() -> None:
 
 
 def test_a_name_in_place_of_a_namespace_raises() -> None:
-    with pytest.raises(TypeError, match=r"must be a Namespace, not 'web'; Namespace\.open"):
+    with pytest.raises(TypeError, match=r"such as Namespace\.open\(name\), not 'web'"):
         un.run(["true"], namespace="web")  # type: ignore[call-overload]

@@ -286,7 +286,7 @@ def test_each_sandbox_of_a_pool_has_its_own_port(host: un.SandboxHost, max_uses:
 
 
 def test_invalid_ports_of_a_pool_raise(host: un.SandboxHost) -> None:
-    with pytest.raises(ValueError, match="port 8080 of this machine leads to one sandbox, but"):
+    with pytest.raises(ValueError, match="sandboxes can't share port 8080; 0 stands for"):
         host.pool(1, publish=["8080:80"])
     with pytest.raises(ValueError, match="publish: '80' is not"):
         host.pool(1, publish=["80"])

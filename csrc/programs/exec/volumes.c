@@ -73,8 +73,7 @@ void un_warn_of_volumes(const struct un_launch *launch)
     un_make_printable(list);
     char text[LIST_MAX + 128];
     snprintf(text, sizeof text,
-             "writes of the command to %s are lost: freeze the launch with --bind PATH:rw, or "
-             "mount the volume read-only",
+             "writes of the command to %s are lost: freeze with --bind PATH:rw, or mount read-only",
              list);
     report_message(
         (struct report){.program = "usernsctl-exec", .level = "warning", .message = text});

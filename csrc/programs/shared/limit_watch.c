@@ -396,7 +396,7 @@ static bool describe_idleness(const struct limit_watch *watch, int64_t now, stru
                            .used = (uint64_t)(now - watch->active)};
     snprintf(end->text, sizeof end->text,
              "the sandbox was ended: no command ran for %" PRIu64 ".%03" PRIu64
-             " s, and its idle timeout is %" PRIu64 ".%03" PRIu64 " s",
+             " s; its idle timeout is %" PRIu64 ".%03" PRIu64 " s",
              end->used / 1000, end->used % 1000, end->limit / 1000, end->limit % 1000);
     return true;
 }

@@ -392,8 +392,7 @@ int sandbox_show_limits(const char *directory, const struct un_limits *limits, b
 
 /* Error message of a program that does not run on gVisor's kernel. */
 #define UN_NOT_PROVEN                                                                              \
-    "not started: this kernel is not gVisor's (gVisor's build date or boot message is missing), "  \
-    "so the program called runsc created no sandbox"
+    "not started: this kernel is not gVisor's: gVisor's build date or boot message is missing"
 
 /* Option of usernsctl-verify for a health check. */
 #define UN_HEALTH_OPTION "--health"

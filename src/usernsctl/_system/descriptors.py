@@ -300,8 +300,8 @@ class AsyncClosing:
             if isinstance(self, Closing):
                 self.close()
             raise RuntimeError(
-                "async with needs asyncio here; under Trio and other event loops, use with in a "
-                "thread (trio.to_thread.run_sync)"
+                "async with needs asyncio; under Trio, use with in a thread "
+                "(trio.to_thread.run_sync)"
             )
         if isinstance(self, Closing):
             self._check_open()

@@ -564,8 +564,8 @@ def check_name(name: str, what: str) -> str:
     if not re.fullmatch(NAME, name):
         shown = name if len(name) <= 80 else f"{name[:80]}..."
         raise InvalidNameError(
-            f"{shown!r} can't be {what}: only 1 to 64 letters, digits, dots, dashes and "
-            "underscores are allowed, and a dot or dash can't be the first",
+            f"{shown!r} can't be {what}: only 1 to 64 of A-Z a-z 0-9 _ . - are allowed, "
+            "and no . or - first",
             step="name",
             cause="name-invalid",
         )

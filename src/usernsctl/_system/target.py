@@ -130,8 +130,7 @@ def make_target(
             raise ValueError("idmap and namespace exclude each other: a namespace has its own map")
         if not callable(getattr(namespace, "target", None)):
             raise TypeError(
-                f"namespace must be a Namespace, not {namespace!r}; "
-                "Namespace.open(name) opens a namespace by its name"
+                f"namespace must be a Namespace, such as Namespace.open(name), not {namespace!r}"
             )
         target = namespace.target()
     else:

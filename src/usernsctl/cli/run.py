@@ -340,10 +340,7 @@ def _check_network(given: dict[str, Any]) -> None:
             raise UsageError(f"{len(ports)} published ports are more than {MAX_PORTS}")
     names = [rule for rule in given["allow"] if not hasattr(rule, "condition")]
     if (given["allow"] and network == "host") or (names and network != "none"):
-        raise UsageError(
-            f"--allow and --network {network} exclude each other: omit --network, so that CMD "
-            "reaches only what --allow names"
-        )
+        raise UsageError(f"--allow and --network {network} exclude each other: omit --network")
 
 
 def _environment(given: dict[str, Any], variables: Mapping[str, str]) -> dict[str, str]:

@@ -200,8 +200,7 @@ def _check(given: dict[str, Any], own: dict[str, Any]) -> None:
         raise UsageError("--preload needs --python")
     elif own["ready"] is None:
         raise UsageError(
-            "no --ready: give a line, file or port that shows when CMD is ready, as in: --ready "
-            "port:80"
+            "no --ready: give a line, file or port that shows that CMD is ready, such as port:80"
         )
     command = given["command"] or (("python3",) if own["python"] is not None else ())
     example = "usernsctl template create NAME --ready READY -- CMD"
@@ -277,8 +276,7 @@ def run_(
             return _wait(lambda: python.start(args, env=env, cwd=cwd, **streams))
     elif args or settings or cwd is not None:
         raise UsageError(
-            f"the template {name!r} contains a running command; ARG, --env and --wd need the "
-            "template of an interpreter"
+            f"the template {name!r} has a running command, which can get no ARG, --env or --wd"
         )
     else:
         with (

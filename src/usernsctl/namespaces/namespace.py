@@ -89,8 +89,8 @@ class Namespace(Closing):
 
     def __init__(self) -> None:
         raise TypeError(
-            "Namespace() can't be called: use Namespace.create(), from_pid(), from_fd(), open() "
-            "or open_or_create()"
+            "Namespace() can't be called: use create(), open(), open_or_create(), from_pid() "
+            "or from_fd()"
         )
 
     @classmethod

@@ -61,8 +61,7 @@ class AllowedName:
             raise ValueError(f"{text!r} would allow a whole top-level domain; name the domains")
         if "." not in name:
             raise ValueError(
-                f"{text!r} has only one label, to which resolvers append domains; write the whole "
-                f"name, such as {name}.example.com"
+                f"{text!r} has only one label; write the whole name, such as {name}.example.com"
             )
         return cls(name, subdomains, number)
 

@@ -80,8 +80,8 @@ def _problem(item: pytest.Item, needs: Needs) -> str | None:
     inside = item.get_closest_marker("userns") is not None
     if inside and (getattr(options, "usepdb", False) or getattr(options, "trace", False)):
         return (
-            f"{item.nodeid}: --pdb and --trace don't work: the test runs in a child, which has no "
-            "terminal; deselect such tests: -m 'not userns'"
+            f"{item.nodeid}: --pdb and --trace need a terminal, which the test's child lacks; "
+            "use -m 'not userns'"
         )
     return None
 

@@ -46,8 +46,8 @@ class _Inside:
 
     def pytest_fixture_setup(self, fixturedef: Any) -> None:
         pytest.fail(
-            f"the fixture {fixturedef.argname} would be set up in the namespace, and never be torn "
-            "down: make the fixture an argument of the test",
+            f"the fixture {fixturedef.argname} would never be torn down in the namespace: "
+            "make the fixture an argument",
             pytrace=False,
         )
 

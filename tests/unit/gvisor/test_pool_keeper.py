@@ -73,7 +73,7 @@ def test_acquire_beyond_the_limit_times_out(factory: FakeFactory) -> None:
         assert pool.stats.leased == 3
         with (
             pytest.raises(
-                un.PoolTimeoutError, match="the limit is 3; 3 are leased, 0 are starting"
+                un.PoolTimeoutError, match="the limit is 3; 3 leased, 0 starting"
             ),
             lease(pool, 0.05),
         ):
@@ -86,7 +86,7 @@ def test_acquire_with_timeout_0_needs_an_idle_sandbox(factory: FakeFactory) -> N
         wait_until(stats_are(pool, idle=1))
         with (
             lease(pool, 0),
-            pytest.raises(un.PoolTimeoutError, match=r"within 0 s: the limit is 1; 1 are leased"),
+            pytest.raises(un.PoolTimeoutError, match=r"within 0 s: the limit is 1; 1 leased"),
             lease(pool, 0),
         ):
             pass

@@ -162,7 +162,7 @@ MISTAKES = [
     ("userns(map='rot')", "userns: map must be one of 'root', 'current', *'rot'"),
     ("userns(map=7)", "userns: map must be an IdMap, one of 'root', *7"),
     ("userns(map=['0:0'])", 'userns: map: *"0:0" is not an extent*inside:outside:count*'),
-    ("userns(map=[(0, 0)])", "userns: map must be an IdMap, *three numbers or *not [[](0, 0)]"),
+    ("userns(map=[(0, 0)])", "userns: map must be an IdMap, *such as '0:1000:1', not [[](0, 0)]"),
     ("userns('auto')", "userns needs keyword arguments, as in *"),
     ("userns(network=True)", "userns has no argument network; it has map, mount, net, *"),
     ("userns(mount='yes')", "userns: mount must be True or False, not 'yes'"),
@@ -201,8 +201,8 @@ def test_invalid_marks_are_reported_before_any_test(session: pytest.Pytester) ->
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--pdb", "*::test_it: --pdb and --trace don't work*-m 'not userns'"),
-        ("--trace", "*::test_it: --pdb and --trace don't work*-m 'not userns'"),
+        ("--pdb", "*::test_it: --pdb and --trace need a terminal*-m 'not userns'"),
+        ("--trace", "*::test_it: --pdb and --trace need a terminal*-m 'not userns'"),
         ("--userns-must-work=magic", "*'magic' is not a requirement; known are userns*"),
     ],
 )

@@ -294,8 +294,8 @@ class Dispatcher:
             last = f"; the last failure: {self._last_failure}" if self._last_failure else ""
             error = PoolTimeoutError(
                 f"no actor was ready within {self._start_timeout:g} s: "
-                f"{len(self._slots) + len(self._delayed)} wait for a node, or start; the resources "
-                f"of the cluster are {_resources()}{last}",
+                f"{len(self._slots) + len(self._delayed)} wait for a node, or start; the cluster "
+                f"has {_resources()}{last}",
                 step="pool",
                 remedy="ray start --address=ADDRESS --resources='{\"sandboxes\": 8}'",
             )

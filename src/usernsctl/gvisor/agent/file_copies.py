@@ -510,8 +510,8 @@ class _Getting:
     def _twice_error(self, path: str) -> SandboxFileError:
         where = os.path.join(self._destination, path)
         return SandboxFileError.kind_for(errno.EEXIST)(
-            f"{where}: the copy has a file of this name already: the directory inside has changed "
-            "while it was copied, or the file system outside ignores case",
+            f"{where}: the copy has this file already: the directory inside has changed, "
+            "or case is ignored outside",
             step="outside",
             errno=errno.EEXIST,
             filename=where,

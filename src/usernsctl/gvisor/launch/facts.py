@@ -325,8 +325,7 @@ def _refuse_kernel(name: str, source: PathDescriptor) -> None:
     part = _core.machine_part(source.fd)
     if part not in (None, "/dev"):
         raise BindError(
-            f"--bind {name}: {part} must not be writable in a sandbox: writing there acts on this "
-            "machine's kernel",
+            f"--bind {name}: {part} must not be writable in a sandbox: writes act on the kernel",
             step="bind",
             filename=name,
             cause="bind-writes-machine",

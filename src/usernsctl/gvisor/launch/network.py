@@ -68,8 +68,7 @@ def with_network(request: Request) -> Request:
     ranges = tuple(rule for rule in request.allow if hasattr(rule, "condition"))
     if ranges and len(ranges) < len(request.allow):
         raise CommandError(
-            "--allow has both names and addresses: names need a proxy, addresses a private "
-            "network, and a sandbox can have only one of these",
+            "--allow has names, which need a proxy, and addresses, which need a private network",
             step="network",
             remedy="allow only names, or only addresses",
         )

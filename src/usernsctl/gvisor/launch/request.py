@@ -88,8 +88,7 @@ class Bind:
             raise ValueError(f"{text!r} is not SRC[:DST][:ro|rw]")
         if more and not more[0].startswith("/"):
             raise ValueError(
-                f"{text!r}: DST, the part after the colon, must be an absolute path; "
-                "SRC and DST can't contain a colon"
+                f"{text!r}: DST must be an absolute path, and SRC and DST can't contain a colon"
             )
         return cls.shown(source, *more, read_only=mode == "ro")
 

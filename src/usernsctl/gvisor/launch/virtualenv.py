@@ -83,8 +83,8 @@ def show(
     except (OSError, _UnsuitableError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         notify(
-            f"the sandbox does not show the virtual environment {quoted(place)}, which contains "
-            f"{quoted(command)}: {reason}; to show it, add --bind {quoted(place)}"
+            f"the virtual environment of {quoted(command)} is not in the sandbox: {reason}; "
+            f"to show it, add --bind {quoted(place)}"
         )
         return []
 

@@ -182,8 +182,7 @@ def _check_annotations(config: Config) -> Iterator[Violation]:
                 "bundle-annotation",
                 f"{name} changes how runsc runs",
                 "remove the annotation",
-                "such annotations set runsc's flags and mounts, so a bundle could weaken the "
-                "sandbox around its own command",
+                "such an annotation sets flags or mounts of runsc, and could weaken the sandbox",
             )
 
 
@@ -196,8 +195,7 @@ def _check_capabilities(config: Config) -> Iterator[Violation]:
             "bundle-capabilities",
             f"asks for {', '.join(sorted(wanted))}",
             "remove these capabilities",
-            "runsc before 20240909 also gives the command's capabilities to its own process, on "
-            "this machine's kernel, in the user namespace that runsc runs in",
+            "runsc before 20240909 gives these also to its own process, on this machine's kernel",
         )
 
 

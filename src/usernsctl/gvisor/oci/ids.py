@@ -113,8 +113,7 @@ def mapping_fault(
         return MappingFault(
             "bundle-no-mappings",
             "a user namespace without mappings",
-            "no id exists in such a namespace, so runsc can't set its own ids there "
-            "(runsc: `operation not permitted` or `waiting for sandbox to start: EOF`)",
+            "runsc can't set its own ids there (runsc: `waiting for sandbox to start: EOF`)",
         )
     for mapping in mappings:
         if not _within_one(mapping, extents):
@@ -123,9 +122,7 @@ def mapping_fault(
                 "outside-parent-map",
                 f"maps hostID {_range(mapping.host_id, mapping.size)}, "
                 f"but the namespace that runsc is started in has {has or 'no ids'}",
-                "hostID is an id of the namespace that runsc is started in, and the kernel "
-                "refuses an extent that isn't within one extent of that namespace (runsc: "
-                "`operation not permitted`, with a false hint at max_user_namespaces)",
+                "each extent must lie within one extent there (runsc: `operation not permitted`)",
             )
     if not any(mapping.container_id == 0 for mapping in mappings):
         return MappingFault(
@@ -151,8 +148,8 @@ def check_ids(config: Config, ids: IdView) -> Iterator[Violation]:
                 path=f"$.linux.namespaces[{index}].path",
                 id="bundle-join-user",
                 problem=f"joins the user namespace {entry.path}",
-                why="a process can only join user namespaces below its own, and runsc is in "
-                "the prepared one already (runsc: `error setting namespace of type user`)",
+                why="runsc can join only namespaces below its own (runsc: `error setting "
+                "namespace of type user`)",
                 remedy="remove the path",
                 fixable=True,
             )
@@ -166,9 +163,7 @@ def _no_user_namespace() -> Violation:
         path="$.linux.namespaces",
         id="bundle-no-mappings",
         problem="no user namespace",
-        why="runsc adds a user namespace only with --rootless or in a prepared namespace; "
-        "otherwise runsc asks newuidmap for all ids (`newuidmap failed: exit status 1`), or "
-        "stops with `unable to run a rootless container without userns`",
+        why="without --rootless, runsc adds no user namespace, or maps all ids of the machine",
         remedy='add {"type": "user"}, and the mappings',
         fixable=True,
     )
@@ -219,8 +214,8 @@ def _check_user(config: Config, ids: IdView) -> Iterator[Violation]:
                 path=f"$.process.user.{kind}",
                 id="bundle-user-unmapped",
                 problem=f"{kind} {value} is not mapped",
-                why="the command has this id in gVisor, but no id outside, so the command owns no "
-                "files, and can't create files in bind mounts (`Invalid argument`)",
+                why="the command has no id outside, and can't create files in bind mounts "
+                "(`Invalid argument`)",
                 remedy=f"map {kind} {value}, or use 0",
                 blocks=False,
             )

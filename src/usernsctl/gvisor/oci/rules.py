@@ -87,8 +87,8 @@ def _check_rootfs(config: Config, view: FileView) -> Iterator[Violation]:
             path=path,
             id="rootfs-unreadable",
             problem=f"{blocked} can't be searched",
-            why="the ids of the prepared namespace lack permission (runsc: `creating root "
-            "file system: input/output error`)",
+            why="the mapped ids lack permission (runsc: `creating root file system: "
+            "input/output error`)",
             remedy=view.advise(["chmod", "a+x"], blocked, _MOVE),
         )
     elif not config.root.readonly and not view.memory_overlay and not _writable(rootfs, view):
@@ -96,8 +96,7 @@ def _check_rootfs(config: Config, view: FileView) -> Iterator[Violation]:
             path="$.root.readonly",
             id="bundle-overlay",
             problem=f"not true, and {rootfs} is not writable",
-            why="runsc stores the command's writes in a file in the root filesystem (runsc: "
-            "`failed to create filestore file`)",
+            why="runsc stores writes in a file there (runsc: `failed to create filestore file`)",
             remedy='"readonly": true, or runsc --overlay2=root:memory, or ' + _RUN,
         )
 
@@ -233,8 +232,7 @@ def check_refusals(config: Config, network: Network) -> Iterator[Violation]:
             path="$.linux.cgroupsPath",
             id="cgroup-not-delegated",
             problem=f"the cgroup {linux.cgroups_path}",
-            why="rootless runsc gets --ignore-cgroups, so the command runs in the caller's "
-            "cgroup, without limits of its own",
+            why="rootless runsc gets --ignore-cgroups, so only the caller's cgroup has limits",
             remedy="remove the path, and set limits on the caller's cgroup",
             blocks=False,
         )
@@ -244,9 +242,8 @@ def check_refusals(config: Config, network: Network) -> Iterator[Violation]:
             id="bundle-devices",
             problem="asks for device files",
             why="runsc before 20260223 crashes on a device without fileMode (runsc: `StartRoot "
-            "failed: EOF`), and usernsctl passes no devices to runsc; gVisor always has null, "
-            "zero, full, random, urandom, tty, ptmx, fuse and net/tun",
-            remedy="remove the devices",
+            "failed: EOF`)",
+            remedy="remove the devices, which usernsctl ignores; gVisor has the usual ones in /dev",
         )
     yield from _check_process(config)
 
@@ -273,7 +270,7 @@ def _check_joins(linux: Linux, network: Network) -> Iterator[Violation]:
             id="join-denied" if joins else "bundle-join-ignored",
             problem=f"joins the {entry.type} namespace {entry.path}",
             why="the prepared namespace has no capability over it (runsc: `error setting "
-            "namespace of type network`: operation not permitted)"
+            "namespace of type network`)"
             if joins
             else f"runsc creates the {entry.type} namespace itself, in the sandbox, and ignores "
             "the path",
@@ -321,8 +318,8 @@ def _check_process(config: Config) -> Iterator[Violation]:
             path="$.process.oomScoreAdj",
             id="bundle-oom-score",
             problem=f"{wanted} is below {own}, the caller's",
-            why="lowering the score needs CAP_SYS_RESOURCE in the initial user namespace, "
-            "proc(5) (runsc: `setting oom_score_adj`: permission denied)",
+            why="lowering the score needs CAP_SYS_RESOURCE (runsc: `setting oom_score_adj`: "
+            "permission denied)",
             remedy=f"set {own} or more, or remove the score",
         )
 

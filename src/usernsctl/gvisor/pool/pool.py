@@ -282,8 +282,8 @@ class _Lease(Generic[_T]):
         stats, limit = self._keeper.stats, self._keeper.rules.limit
         text = (
             f"no sandbox was free within {self._timeout:g} s: the limit is {limit}; "
-            f"{stats.leased} are leased, {stats.starting} are starting and "
-            f"{stats.idle} are idle; {stats.queued} other calls wait"
+            f"{stats.leased} leased, {stats.starting} starting, {stats.idle} idle; "
+            f"{stats.queued} other calls wait"
         )
         failure = stats.last_failure
         if failure is None:
@@ -630,8 +630,8 @@ def _check_ports(given: Iterable[str | int], host: HostBase, rules: Rules) -> tu
     for port in ports:
         if port.outside and rules.limit > 1:
             raise ValueError(
-                f"publish: port {port.outside} of this machine leads to one sandbox, but the pool "
-                f"has up to {rules.limit}; 0 stands for a free port for each"
+                f"publish: up to {rules.limit} sandboxes can't share port {port.outside}; "
+                "0 stands for a free port for each"
             )
     return given
 

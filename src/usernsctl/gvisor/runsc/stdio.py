@@ -38,8 +38,8 @@ def check_file(name: str, fd: int) -> None:
     if not can_use:
         link = os.readlink(f"/proc/self/fd/{fd}")
         raise CommandError(
-            f"{name}: gVisor can't pass {link} to a command: only open regular files, pipes, "
-            "sockets, terminals and other character devices",
+            f"{name}: gVisor can't pass {link} to a command: "
+            "only open files, pipes, sockets and character devices",
             step="stdio",
             filename=link,
         )

@@ -473,8 +473,7 @@ class HostNamespace:
             link_count = os.stat(f"..{below}", dir_fd=directory).st_nlink
         if not link_count:
             raise NamespaceError(
-                "usernsctl-agent was replaced after this SandboxHost was created, as by a new "
-                "installation of usernsctl",
+                "usernsctl-agent was replaced after this SandboxHost was created, as by an upgrade",
                 step="sandbox",
                 remedy="create a new SandboxHost",
             )

@@ -213,8 +213,7 @@ def read_defaults(entry: Entry[DetachedRecord]) -> ProcessDefaults:
         if len(found) == 1:
             return ProcessDefaults.of_config(state.read(found[0])["spec"])
     raise RunscError(
-        f"the environment of commands in the sandbox {entry.name} is unknown: "
-        "the state file of its runsc has another format",
+        f"runsc's state file of the sandbox {entry.name} has an unknown format",
         step="sandbox",
         remedy="close the sandbox, and start a new one",
     )

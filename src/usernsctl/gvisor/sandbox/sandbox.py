@@ -929,8 +929,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a Sandbox can't be copied or pickled, because of its descriptors; pass the id of a "
-            "detached sandbox on, and call Sandbox.attach"
+            "a Sandbox can't be copied or pickled; "
+            "pass the id of a detached sandbox to Sandbox.attach"
         )
 
     def _holds(self) -> bool:

@@ -300,7 +300,7 @@ class Template(ClosingMixin):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a Template can't be copied or pickled, because of its descriptors; save the template, "
+            "a Template can't be copied or pickled; save the template, "
             "and load it in the other process"
         )
 
