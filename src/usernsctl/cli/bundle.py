@@ -11,7 +11,7 @@ from typing import get_args
 from usernsctl._lean import asdict
 from usernsctl._text import command as pasted
 from usernsctl._text import operand, shown
-from usernsctl.cli.parser import Parser, UsageError
+from usernsctl.cli.parser import Parser, UsageError, parse_path
 from usernsctl.errors import BundleError
 from usernsctl.gvisor import oci
 from usernsctl.gvisor.launch.options import parse_hostname, read_settings
@@ -40,7 +40,7 @@ def parser(prog: str) -> Parser:
         usage="[OPTIONS] --rootfs DIR DIRECTORY -- COMMAND...",
         wants=["environ"],
     )
-    verb.add_operand("directory", "DIRECTORY")
+    verb.add_operand("directory", "DIRECTORY", parse=parse_path)
     verb.add_words("command", "COMMAND...")
     verb.add_option(
         "--rootfs", required=True, metavar="DIR", help="An unpacked root filesystem (required)."
@@ -64,7 +64,7 @@ def parser(prog: str) -> Parser:
         "Check a bundle for what rootless gVisor refuses, and for paths outside the bundle.",
         check,
     )
-    verb.add_operand("directory", "DIRECTORY")
+    verb.add_operand("directory", "DIRECTORY", parse=parse_path)
     verb.add_flag("--json", dest="as_json", help="Print the findings as JSON.")
     verb.add_option(
         "--network",
@@ -75,7 +75,7 @@ def parser(prog: str) -> Parser:
     verb = group.add_verb(
         "fix", "Add what rootless gVisor needs to a bundle, and remove its hooks.", fix
     )
-    verb.add_operand("directory", "DIRECTORY")
+    verb.add_operand("directory", "DIRECTORY", parse=parse_path)
     return group
 
 

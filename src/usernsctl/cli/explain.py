@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from usernsctl._text import say
-from usernsctl.cli.parser import Parser
+from usernsctl.cli.parser import Parser, parse_path
 from usernsctl.errors import UsernsError
 from usernsctl.explain.logs import printable
 from usernsctl.explain.printing import wrapped
@@ -38,7 +38,7 @@ def parser(prog: str) -> Parser:
     )
     parser.add_flag("--no-probe", help="Don't probe this machine; for failures on other machines.")
     parser.add_flag("--json", dest="as_json", help="Print JSON, for programs.")
-    parser.add_operand("file", "[FILE]", nargs="?")
+    parser.add_operand("file", "[FILE]", parse=parse_path, nargs="?")
     return parser
 
 

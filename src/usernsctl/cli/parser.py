@@ -197,13 +197,23 @@ class Parser(argparse.ArgumentParser):
         """Add an option without a value; store ``True`` if the option is given, else ``False``."""
         self.add_option(*flags, action="store_true", default=False, **settings)
 
-    def add_operand(self, name: str, metavar: str, **settings: Any) -> None:
+    def add_operand(
+        self,
+        name: str,
+        metavar: str,
+        *,
+        parse: Callable[[str], Any] | None = None,
+        **settings: Any,
+    ) -> None:
         """Add an operand, an argument that follows the options.
 
         :param name: the name of the parameter in the subcommand's function.
         :param metavar: the placeholder for the operand in the usage.
+        :param parse: a function that parses the value or raises ValueError.
         :param settings: arguments of :meth:`argparse.ArgumentParser.add_argument`.
         """
+        if parse is not None:
+            settings["type"] = _for_argparse(parse)
         self.operands.append(self._added.add_argument(name, metavar=metavar, **settings))
 
     def add_words(self, name: str, metavar: str) -> None:
@@ -448,6 +458,18 @@ def integer(least: int, most: int) -> Callable[[str], int]:
         raise ValueError(f"{text!r} is not a whole number from {least} to {most}")
 
     return parse
+
+
+def parse_path(text: str) -> str:
+    """Return `text`, the path of a file or directory, unless `text` is empty.
+
+    An empty string is often the value of an unset shell variable.
+
+    :raises ValueError: `text` is empty.
+    """
+    if not text:
+        raise ValueError("the value must be a path, not an empty string")
+    return text
 
 
 class _Append(argparse.Action):

@@ -9,7 +9,7 @@ from importlib import import_module
 
 from usernsctl._lean import TYPE_CHECKING, Any, fields
 from usernsctl._text import say
-from usernsctl.cli.parser import Parser, UsageError
+from usernsctl.cli.parser import Parser, UsageError, parse_path
 from usernsctl.gvisor.launch.options import LIMITS, PROCESS, Option, one_of
 from usernsctl.gvisor.launch.request import Request
 
@@ -102,6 +102,7 @@ def file_parser(prog: str, write: Callable[..., int | None], heading: str, what:
         "--output",
         heading=heading,
         required=True,
+        parse=parse_path,
         metavar="FILE",
         help=f"Write the {what} to FILE, replacing an existing FILE (required).",
     )
@@ -119,6 +120,8 @@ _NEVER_EMPTY = {
     "bundle": ("--bundle", "a directory"),
     "debug_log": ("--debug-log", "a directory"),
     "state": ("--root", "a directory"),
+    "cwd": ("--wd", "a directory"),
+    "program": ("--runsc", "a file"),
     "kept": ("--in", "the name of a namespace"),
 }
 

@@ -187,6 +187,8 @@ def test_run_does_not_check_options_of_the_command(capsys: pytest.CaptureFixture
         ("--bundle", "a directory"),
         ("--debug-log", "a directory"),
         ("--root", "a directory"),
+        ("--wd", "a directory"),
+        ("--runsc", "a file"),
         ("--in", "the name of a namespace"),
     ],
 )
@@ -195,6 +197,25 @@ def test_run_refuses_empty_option_values(usernsctl: Program, option: str, missin
     done = usernsctl("run", option, "", "--", "id")
     assert done.returncode == 125
     assert done.stderr.endswith(f"Error: {option} needs {missing}, not an empty string\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("freeze", "-o", "", "--", "id"), "-o/--output"),
+        (("wrap", "-o", "", "--", "id"), "-o/--output"),
+        (("bundle", "init", "--rootfs", "/", "", "--", "id"), "DIRECTORY"),
+        (("bundle", "check", ""), "DIRECTORY"),
+        (("bundle", "fix", ""), "DIRECTORY"),
+        (("explain", ""), "[FILE]"),
+    ],
+)
+def test_empty_paths_are_refused(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], named: str
+) -> None:
+    assert main(words) == (2 if words[0] == "explain" else 125)
+    message = f"Error: {named}: the value must be a path, not an empty string\n"
+    assert capsys.readouterr().err.endswith(message)
 
 
 def test_ns_exec_without_a_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
