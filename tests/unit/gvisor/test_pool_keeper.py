@@ -72,9 +72,7 @@ def test_acquire_beyond_the_limit_times_out(factory: FakeFactory) -> None:
             held.enter_context(lease(pool))
         assert pool.stats.leased == 3
         with (
-            pytest.raises(
-                un.PoolTimeoutError, match="the limit is 3; 3 leased, 0 starting"
-            ),
+            pytest.raises(un.PoolTimeoutError, match="the limit is 3; 3 leased, 0 starting"),
             lease(pool, 0.05),
         ):
             pass
