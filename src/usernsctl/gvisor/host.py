@@ -449,7 +449,7 @@ class _Call(NamedTuple):
     options: dict[str, Any]
 
     def completed(self, box: Sandbox, result: Result[Any], out: Any, err: Any) -> Result[Any]:
-        """Complete `result` by the arguments and the output of the command, and return `result`.
+        """Add the arguments and the output of the command to `result`, and return `result`.
 
         :raises LimitError: `check` is true, and the sandbox was killed because of a limit.
         :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.

@@ -146,7 +146,7 @@ class BoundedOutput:
 
     @property
     def overflow(self) -> KeptOutput | None:
-        """The capture that has exceeded the limit if this kills the command, otherwise ``None``."""
+        """The capture that exceeded its limit, if the limit kills the command; else ``None``."""
         if self._is_killing:
             for kept in (self.stdout, self.stderr):
                 if kept.truncated:

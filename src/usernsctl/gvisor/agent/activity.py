@@ -1,4 +1,7 @@
-"""The activity file of a sandbox, which shows the watcher whether a command is running."""
+"""The activity file of a sandbox, which records whether a command is running.
+
+The watcher, the process that enforces the idle timeout, reads the file.
+"""
 
 from __future__ import annotations
 

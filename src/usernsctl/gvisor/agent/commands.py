@@ -100,8 +100,8 @@ _SIZE = (24, 80)
 class CommandDefaults(NamedTuple):
     """Default options of the commands and the file copies of a sandbox.
 
-    :ivar cwd: the working directory in the sandbox, as an absolute path. Relative paths start at
-        it. ``None`` means the root directory; relative paths are then rejected.
+    :ivar cwd: the working directory in the sandbox, as an absolute path. Relative paths are
+        resolved against `cwd`. ``None`` means the root directory; relative paths are then rejected.
     :ivar user: the uid and the gid in the sandbox; ``None`` means 0 and 0.
     :ivar groups: the supplementary groups of `user`.
     :ivar env: the environment variables that depend on `user`, such as HOME.
@@ -238,7 +238,7 @@ class AgentCache:
             return self.adopt(await self._start_async(deadline))
 
     def _is_being_started(self, but_by: int | None = None) -> bool:
-        """Return whether a thread of this process, except `but_by`, is starting an agent."""
+        """Return whether a thread of this process other than `but_by` is starting an agent."""
         process = os.getpid()
         return any(one[0] == process and one[1] != but_by for one in self._starters.copy())
 
@@ -329,8 +329,8 @@ class SandboxCommands:
         except SandboxEndedError as error:
             return error
         except ValueError:
-            # _life() raises ValueError if the Sandbox object was closed or has released the
-            # sandbox.
+            # The Sandbox object was closed or has released the sandbox, so this process can't find
+            # out whether the sandbox has ended.
             return None
 
     def _limit_error(self, is_gone: bool) -> RunscError | None:

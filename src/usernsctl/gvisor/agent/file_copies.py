@@ -197,8 +197,8 @@ class Place:
 def path_inside(name: str, path: StrOrBytesPath, base: str | None = None) -> str:
     """Return a path in a sandbox as a string, without trailing slashes.
 
-    :param base: the directory to which a relative path refers; if ``None``, relative paths are
-        rejected.
+    :param base: the directory against which a relative path is resolved; if ``None``, relative
+        paths are rejected.
 
     :raises TypeError: `path` is not a path.
     :raises ValueError: `path` is empty or too long, has a NUL character, or is relative without
@@ -327,8 +327,8 @@ class _Copy:
     def read(self, directory: bytes = b"") -> Record:
         """Return the next record from the copying program; raise an error that the record reports.
 
-        :param directory: the directory at which a path in an error record starts. The directory
-            is itself relative to the copied directory.
+        :param directory: the directory against which the path in an error record is resolved,
+            as a path relative to the copied directory; by default, the copied directory itself.
         :raises SandboxFileError: the program has reported an error.
         """
         record = self.reader.read()
@@ -441,7 +441,7 @@ def _read_content(copy: _Copy, view: memoryview, more: bytearray, max_bytes: int
         if record.size > max_bytes - size - len(more):
             raise _limit_error(copy, b"", "max_bytes", max_bytes)
         if more or record.size > len(view) - size:
-            # The file is larger than its reported size: files in /proc report 0.
+            # The file is larger than its reported size. For example, files in /proc report 0.
             for part in copy.reader.data(record.size):
                 more += part
             continue

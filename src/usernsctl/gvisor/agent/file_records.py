@@ -286,7 +286,7 @@ def _without_sigpipe() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        # If the caller has blocked SIGPIPE itself, leave the signal pending, as without this block.
+        # Discard the pending SIGPIPE, unless the caller had blocked SIGPIPE before this call.
         if signal.SIGPIPE not in before:
             signal.sigtimedwait(pipe, 0)
         raise

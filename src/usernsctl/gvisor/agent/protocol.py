@@ -32,7 +32,7 @@ VERSION = 1
 _HELLO_MAGIC = 0x544E4741
 _COMMAND_MAGIC = int.from_bytes(b"CMND", "little")
 
-#: Bits of the field flags in the message that starts a command. _STRINGS_APART means that the
+#: Bits of the field `flags` in the message that starts a command. _STRINGS_APART means that the
 #: arguments and the environment are in a memfd; _PROGRAM, _IDS and _CAPABILITIES mean that an
 #: optional field is present.
 NEW_SESSION, TERMINAL, _STRINGS_APART, _PROGRAM, _IDS, NEW_GROUP, _CAPABILITIES = (
@@ -43,8 +43,8 @@ NEW_SESSION, TERMINAL, _STRINGS_APART, _PROGRAM, _IDS, NEW_GROUP, _CAPABILITIES 
 #: started.
 TO_PROCESS, TO_GROUP, TO_TREE = range(3)
 
-#: The value of the field umask or group count that makes a command keep the agent's umask or
-#: groups.
+#: The value of the fields umask and group count in a request for a command that keeps the agent's
+#: umask or groups.
 UNCHANGED = 0xFFFFFFFF
 
 _HELLO = struct.Struct("<IHHI")

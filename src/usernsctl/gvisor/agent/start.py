@@ -145,9 +145,9 @@ def agent_process(
 def set_agent_as_init(config: dict[str, Any], release: Release, *argv: str) -> None:
     """Change a config.json so that PID 1 of the sandbox is the agent instead of the command.
 
-    Releases of runsc without the ability "bounded-first" apply the capability bounding set of PID 1
-    to the sentry's host process, too. With these releases, the agent has the bounding set of the
-    commands, so that the sentry gets no more capabilities.
+    Releases of runsc without the ability "bounded-first" (:data:`runsc.releases.ABILITIES`) apply
+    the capability bounding set of PID 1 to the sentry's host process, too. With these releases, the
+    agent has the bounding set of the commands, so that the sentry gets no more capabilities.
 
     :param release: the release of the runsc that starts the sandbox.
     :param argv: the program and the arguments of the agent.
