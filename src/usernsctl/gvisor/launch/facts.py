@@ -74,8 +74,8 @@ def refuse_own(used: HostFiles, others: Iterable[str] = ()) -> None:
 # The mount flags of /proc: MS_NOSUID, MS_NODEV and MS_NOEXEC (mount(2), linux/mount.h).
 _PROC_FLAGS = 0x2 | 0x4 | 0x8
 
-# Candidate mount points for the run's tmpfs: directories that exist on most hosts, but that most
-# runs do not use.
+# Candidate mount points for the tmpfs with the run's own files: directories that exist on most
+# hosts, but that most runs do not use.
 _SCRATCH_DIRECTORIES = ("/mnt", "/media", "/srv", "/tmp", "/run", "/var/tmp", "/home", "/boot")  # noqa: S108
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

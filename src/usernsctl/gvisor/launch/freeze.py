@@ -38,8 +38,8 @@ from usernsctl.maps import Extent, MappedIds
 # Mode of a launch file: every user may perform the launch, but only the owner may change the file.
 _MODE = 0o644
 
-# Root's state directories, which need not exist yet. No bind mount may show them, because root may
-# perform the launch.
+# Root's state directories, which need not exist yet. No bind mount may contain them, because root
+# may perform the launch.
 _STATES = ("/tmp/usernsctl-0", "/run/user/0/usernsctl")  # noqa: S108
 
 # The extents of the largest id map that a launch can have.

@@ -213,7 +213,7 @@ def parser_of_limit(function: str) -> Callable[[str], Any]:
 
 
 def check_of_limit(function: str) -> Callable[[str, Any], Any]:
-    """Return a check that calls the function `function` of the module limits, but accepts None."""
+    """Return a function that accepts None, and checks other values by `function` of limits.py."""
 
     def check(name: str, given: Any) -> Any:
         if given is None:

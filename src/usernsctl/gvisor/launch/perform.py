@@ -146,7 +146,7 @@ def _current_directory() -> str:
 def _files_named(words: Iterable[str], directory: str) -> list[str]:
     """Return the elements of `words`, a command's arguments, that are paths of files on the host.
 
-    Relative paths refer to `directory`.
+    Relative paths are resolved against `directory`.
     """
     return [
         word

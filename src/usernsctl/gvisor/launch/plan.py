@@ -161,8 +161,8 @@ def _mount(bind: Bind) -> oci.Mount:
     return oci.Mount.bind(bind.source, bind.destination, read_only=bind.read_only)
 
 
-#: The value of --wd for the current directory. A launch file uses that of the process that performs
-#: the launch, not that of its creator.
+#: The value of --wd for the current directory. In a launch file, the value means the current
+#: directory of the process that performs the launch, not that of the file's creator.
 HERE = "."
 
 # The command in the config.json of a launch whose command is known only when the launch is
@@ -364,7 +364,7 @@ def _machine(facts: Facts) -> Iterable[Record]:
         if name != "etc":
             yield record("machine", name)
         elif facts.homes is None:
-            # The user who will perform a launch file is not known yet. When the launch is
+            # The user who will perform a frozen launch is not known yet. When the launch is
             # performed, the record "guarded" acts as "snapshot" if that user is root, otherwise as
             # the records in the else clause.
             yield record("guarded", name)

@@ -54,8 +54,8 @@ SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr")
 class Bind:
     """A bind mount of a file or directory of the host.
 
-    :ivar source: the path of the file or directory; a relative path refers to the current
-        directory.
+    :ivar source: the path of the file or directory; a relative path is resolved against the
+        current directory.
     :ivar destination: the mount point in the sandbox, an absolute path.
     :ivar read_only: whether the bind mount is read-only. If not, writes in the sandbox change the
         source.

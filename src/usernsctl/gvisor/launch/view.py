@@ -209,7 +209,7 @@ class View:
     def walk(self, path: str, *, start: str = "/") -> Walk:
         """Resolve a path and its symbolic links, as the kernel will do in the sandbox.
 
-        :param start: the directory in the sandbox to which a relative path refers.
+        :param start: the directory in the sandbox against which a relative path is resolved.
         :raises PermissionError: a directory of the path may not be searched.
         :raises OSError: the path has too many symbolic links, or a component that is not a
             directory.
@@ -362,9 +362,10 @@ def how_to_show(path: str, *, directory: str, cwd: str | None) -> str:
     """Return the remedy that mounts a file of the host at the path that the command uses.
 
     :param path: the path in the arguments of the command.
-    :param directory: the caller's current directory, to which a relative path refers on the host.
-    :param cwd: the command's working directory, to which a relative path refers in the sandbox;
-        ``None`` if the command starts in `directory` as soon as `directory` is mounted.
+    :param directory: the caller's current directory, against which a relative path is resolved on
+        the host.
+    :param cwd: the command's working directory, against which a relative path is resolved in the
+        sandbox; ``None`` if the command starts in `directory` as soon as `directory` is mounted.
     """
     if os.path.isabs(path):
         return COMMAND_LINE.show(path)
