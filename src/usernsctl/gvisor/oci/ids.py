@@ -20,7 +20,7 @@ WRITE, SEARCH = 2, 1
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """The file permissions of 0:0 in a user namespace, computed from the namespace's id maps.
+    """The file permissions of root in a user namespace, computed from the namespace's id maps.
 
     Root of a user namespace overrides the mode of files whose owner *and* group are both mapped in
     the namespace (the kernel's capable_wrt_inode_uidgid()). For other files, root has only the

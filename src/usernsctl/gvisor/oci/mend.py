@@ -87,7 +87,7 @@ def _fix_namespaces(linux: dict[str, Any], changes: list[Change]) -> None:
 
 
 def for_runsc(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of a valid `config` without keys that are unknown or of the type Withheld."""
+    """Return a copy of a valid `config` without unknown keys, and keys that runsc must not get."""
     filtered: dict[str, Any] = _filter_keys(config, Config)
     return filtered
 

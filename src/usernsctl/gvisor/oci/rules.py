@@ -345,8 +345,8 @@ def check(
     The id maps describe the user namespace in which runsc will run. Call this function outside of
     that namespace, because the owners of files are compared with the host ids of the maps.
 
-    :param bundle: the bundle's directory, to which relative paths of `config` refer, as a path or
-        an open Bundle.
+    :param bundle: the bundle's directory, against which relative paths in `config` are resolved, as
+        a path or an open Bundle.
     :param network: the value of runsc's option ``--network``.
     :param memory_overlay: whether runsc is started with ``--overlay2=root:memory``; the root
         filesystem then need not be writable.

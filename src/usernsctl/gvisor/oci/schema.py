@@ -141,7 +141,7 @@ class Process(Struct, rename="camel"):
 
 
 class Root(Struct, rename="camel"):
-    """``root``: the root filesystem; a relative path refers to the bundle's directory."""
+    """``root``: the root filesystem, by a path that is absolute or relative to the bundle."""
 
     path: NonEmptyText
     readonly: Flag | None = None

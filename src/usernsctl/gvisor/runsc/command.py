@@ -195,7 +195,7 @@ def make_log_directory(directory: str, dir_fd: int | None = None) -> None:
     """Create symbolic links to /dev/null in place of the logs in :data:`DISCARDED_LOGS`.
 
     :param directory: the existing directory that :func:`private_log_paths` uses.
-    :param dir_fd: a descriptor of the directory to which a relative `directory` refers.
+    :param dir_fd: a descriptor of the directory against which a relative `directory` is resolved.
     """
     for name in DISCARDED_LOGS:
         os.symlink(os.devnull, f"{directory}/{name}", dir_fd=dir_fd)
