@@ -1,7 +1,8 @@
-"""Checks that a lease has changed neither kernel settings nor shared memory of a sandbox.
+"""Functions that check whether a lease has changed a sandbox's kernel settings or shared memory.
 
-usernsctl-agent reads both in the sandbox (csrc/programs/agent/leftovers.c), because every other
-program there may have been replaced during the lease.
+usernsctl-agent reads settings and shared memory in the sandbox
+(csrc/programs/agent/leftovers.c), because every other program there may have been replaced during
+the lease.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ else:
 # reaped its other children in the PID namespace. If only an event loop of this thread can reap such
 # a child, a wait without a timeout would never end, because the wait blocks the event loop.
 _END_SECONDS = 5
-# The interval at which children are reaped during this wait, in seconds.
+# The interval at which other children are reaped during the wait for usernsctl-init, in seconds.
 _LOOK_SECONDS = 0.01
 
 # The timeout, in seconds, for an exiting process to become a zombie after it has left its

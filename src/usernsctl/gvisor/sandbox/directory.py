@@ -104,7 +104,7 @@ class EndReport:
         return _core.oom_kills(of_machine=self._is_limited)
 
     def error(self) -> RunscError | None:
-        """Return the error that reports the reason, or ``None`` if there is no reason."""
+        """Return the error for :attr:`end`, the reason for the kill; ``None`` if `end` is None."""
         return None if self.end is None else self.end.error("sandbox")
 
     def await_end(self, ends_within: Callable[[float], bool], *, is_gone: bool) -> None:
@@ -259,7 +259,7 @@ class SandboxDirectory:
             return int(file.read())
 
     def read_end(self) -> SandboxEnd | None:
-        """Return the reason why the watcher killed the sandbox, or ``None``."""
+        """Return why the watcher (the enforcer of limits) killed the sandbox, or ``None``."""
         return SandboxEnd.parse(read_report(f"{self.id}/end", self._top.fd))
 
     def open_activity(self) -> Shared | None:

@@ -78,7 +78,7 @@ class SandboxFiles:
     def _place(
         self, method: str, options: FileOptions, stop: file_records.Stop | None = None
     ) -> file_copies.Place:
-        """Return the Place of a copy from its checked options, with ids in place of a user's name.
+        """Check the options of a copy, and return them as a Place; look up the ids of named users.
 
         :param method: the name of the called method, for error messages.
         :raises CommandError: a name does not exist in the sandbox (cause ``user-unknown``).

@@ -318,7 +318,7 @@ class HostNamespace:
     def enforced_with(
         self, own: Mapping[str, Any] | None, *, groups: bool
     ) -> EnforcedLimits | None:
-        """Return a sandbox's limits with their mechanisms; ``None`` if there are no limits.
+        """Return a sandbox's limits, each with its means of enforcement; ``None`` for no limits.
 
         :param own: the limits of this sandbox. They replace those of the SandboxHost.
         :param groups: whether the sandbox may get its own cgroups.

@@ -121,7 +121,10 @@ class DetachedRecord:
         return is_in_our_namespace(pid) and (argv is None or is_proxy(argv, self.id))
 
     def is_alive(self) -> bool:
-        """Return whether the sandbox runs, or may run because it is in another PID namespace.
+        """Return whether the sandbox runs.
+
+        The result is also true for a sandbox in another PID namespace, whose processes this
+        process can't check.
 
         :meta private:
         :raises ForeignProcessError: a process does not belong to the sandbox.

@@ -113,8 +113,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         command: PID 1 is the agent, which starts the commands of :meth:`run` and :meth:`popen`, and
         the sandbox ends when it is closed or receives a signal (:meth:`terminate`). `cwd`, `user`
         and `groups` are then defaults for these commands and for the methods that copy files, and
-        relative paths refer to `cwd`. An object that :meth:`attach` returns does not have these
-        defaults.
+        relative paths are resolved against `cwd`. An object that :meth:`attach` returns does not
+        have these defaults.
     :param SandboxHost host: the host in which the sandbox is started; by default a new host with
         `host_options`.
     :param host_options: the arguments of :class:`SandboxHost`, if `host` is not given. With `host`,
@@ -185,7 +185,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     _is_agent_first = False
     # The ports in the argument `publish`; _start() publishes them.
     _published: tuple[PublishedPort, ...] = ()
-    # The limits that replace the host's, and the resulting limits with their mechanisms.
+    # The limits that replace those of the SandboxHost, and the resulting limits, each with the
+    # mechanism that enforces it.
     _own_limits: Mapping[str, Any] | None = None
     _enforced: launch_limits.EnforcedLimits | None = None
     # True if the sandbox has no first command, so that `idle_timeout` applies.
@@ -481,13 +482,13 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
 
     @property
     def init(self) -> Popen[bytes]:
-        """The child of this process that holds the sandbox, and exits when the sandbox ends.
+        """The process of usernsctl-init, a child of this process, which exits with the sandbox.
 
         SIGTERM to the child kills the whole sandbox. SIGKILL does so only if the child is PID 1 of
         a PID namespace. If parts of /proc are overmounted, as in a container, the child is not
         PID 1.
 
-        :raises ValueError: the sandbox is detached, so no child of this process holds it.
+        :raises ValueError: the sandbox is detached, so this process has no such child.
         """
         life = self._get()
         if isinstance(life, DetachedSandbox):

@@ -151,7 +151,8 @@ _KEEP_RUNNING = "let CMD run on when it is ready, for example until it reads a l
 def _ended(box: Sandbox, output: OutputReader, goal: str, remedy: str | None = None) -> RunscError:
     """Return the error for a command that ended too early, with its status and last line.
 
-    :param goal: what the template was not before the end: ``"ready"`` or ``"saved"``.
+    :param goal: the state that the command did not reach, for the message: ``"ready"`` or
+        ``"saved"``.
     :raises RunscError: a limit ended the sandbox, or the exit status is unknown.
     """
     status = box.wait()
@@ -407,7 +408,7 @@ _STOPPED = "in state stopped"
 
 # The timeout for retries while runsc fails with the message _FILES_OPEN, in seconds.
 _SAVED_GONE_SECONDS = 3
-# The interval between these retries, in seconds.
+# The interval between two runs of ``runsc checkpoint`` during these retries, in seconds.
 _RETRY_SECONDS = 0.05
 
 # A part of the error message of runsc before release 20260817, which can't save a sandbox that uses

@@ -1,7 +1,8 @@
 """The program that a Python template runs: it imports modules, then waits for a user's program.
 
-The interpreter receives the source of this module and of bigframe as the argument of ``-c``. This
-module imports no other module of usernsctl, since the interpreter may be another version of Python.
+The interpreter receives the source of this module, and of bigframe (usernsctl's module that runs
+Python programs), as the argument of ``-c``. This module imports no other module of usernsctl, since
+the interpreter may be another version of Python.
 
 Descriptor 0 is a socket to the host. The interpreter sends a JSON message when it has imported all
 modules, or when an error has occurred. After a restore, the host sends four descriptors: the
