@@ -91,7 +91,7 @@ def print_error(error: UsernsError) -> None:
     known = _core.cause(error.cause)
     if known is not None:
         say(f"  why: {known.why} [{error.cause}]")
-    elif error.cause not in (None, "usage"):  # "usage": the command line is wrong.
+    elif error.cause not in (None, "usage"):  # "usage" means wrong arguments, which `error` names.
         say(f"  cause: {error.cause}")
     # Only the catalogue's remedies may contain several lines. Other remedies contain file names, in
     # which newlines are escaped.

@@ -199,8 +199,8 @@ def _run(
         from usernsctl import _core
         from usernsctl.gvisor.launch.perform import run_in_place
 
-        # Call this before any file is opened that the watcher inherits. A closed standard stream of
-        # the command would otherwise become that file, such as the result.
+        # Open missing standard streams before files that usernsctl-watch inherits, such as the
+        # result file. Such a file would otherwise become the command's standard stream.
         _core.open_missing_stdio()
         _import_the_rest(joins_namespace=given["kept"] is not None)
         with _result_file(path) as result:

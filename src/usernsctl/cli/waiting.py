@@ -10,7 +10,7 @@ from typing import Protocol
 
 from usernsctl import _core
 
-#: The signals with which users end programs, as listed in un_is_terminating() (csrc/sys/pass_on.c).
+#: The signals that request termination, as listed in un_is_terminating() (csrc/sys/pass_on.c).
 TERMINATING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 _FORWARDED = (*TERMINATING, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 

@@ -15,8 +15,8 @@ from usernsctl.explain.model import Finding, Probe, Purpose
 _ANY: tuple[Purpose, ...] = ("run", "range", "docker", "kubernetes")
 _SANDBOX: tuple[Purpose, ...] = ("run", "docker", "kubernetes")
 
-#: The purposes that the failure of each probe blocks. The failure of a probe that is not listed
-#: blocks no purpose.
+#: For each probe, the uses of the host (:data:`Purpose`) that are impossible if the probe fails.
+#: The failure of any other probe makes no use impossible.
 STANDS_IN_THE_WAY_OF: Mapping[str, tuple[Purpose, ...]] = {
     "start": _ANY,
     "unshare-nothing": _ANY,

@@ -63,7 +63,7 @@ _NOISE = re.compile(
     r"|called `result::unwrap\(\)` on an `err` value|panicked at|\S+\.rs:\d+:\d+"
     r"|\b\w*(?:error|exception|failure|warning|fatal|caused by|info)\b|[\d\W_]+"
 )
-# Maximum length, in characters, of the other word in the line of such an error.
+# Maximum length, in characters, of the one other word in a line that contains an error and _NOISE.
 _REST_MAX = 16
 # Matches the date that Go's package log prints at the beginning of a line.
 _DATE = re.compile(r"\d{4}/\d\d/\d\d ")

@@ -27,7 +27,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     :ivar in_vm: whether only tests in the virtual machine reproduce the cause, because not every
         host can have the failure.
     :ivar given: the reason why no test reproduces the cause; ``None`` if a test does. If there is a
-        reason, the tests pass facts or a message with this cause to usernsctl.
+        reason, the tests call usernsctl with facts or a message that point to the cause.
     """
 
     id: str

@@ -15,8 +15,8 @@ from usernsctl.explain.logs import SHOWN_MAX, Failure, message_at, printable
 from usernsctl.explain.model import Cause, Finding, Report
 
 _BLOCK = 1 << 20
-# Maximum number of bytes at the end of a piece that are searched again at the beginning of the next
-# piece, because a message may extend into the next piece.
+# Maximum number of bytes at the end of a block of the input that are searched again together with
+# the next block, because a message may extend into the next block.
 _LINE_MAX = 4096
 #: Maximum number of bytes to search in a text; the rest is ignored.
 INPUT_MAX = 16 << 20

@@ -38,7 +38,7 @@ _HELPER_FAILED = re.compile(r"new[ug]idmap failed")
 
 
 def only_cause(output: bytes) -> str | None:
-    """Return the id of the cause of the first message with only one possible cause, or None."""
+    """Return the cause id of the first message in `output` that has only one cause, or None."""
     for _, causes in MessageSearch().add(output):
         if len(causes) == 1:
             return causes[0]

@@ -105,7 +105,8 @@ def main(words: list[str]) -> NoReturn:
     """Run the proxy until the network of its sandbox has been removed."""
     refusals_fd, handover_fd, creator = map(int, words[:3])
     rules = Rules(map(AllowedName.parse, sys.stdin.read().split()))
-    os.dup2(1, 0)  # Replace standard input, the file of rules, with /dev/null, standard output.
+    # Close the file of rules on standard input: replace it by standard output, which is /dev/null.
+    os.dup2(1, 0)
     # Keep the resolver from appending search domains to a name: the result would be a name that no
     # rule allows.
     os.environ["LOCALDOMAIN"] = "."

@@ -68,7 +68,7 @@ def create() -> FileIO:
 def create_file(path: str, directory: int) -> FileIO:
     """Create an empty table of denied connections in a new file.
 
-    :param directory: a descriptor of the directory at which a relative `path` starts.
+    :param directory: a descriptor of the directory against which `path` is resolved.
     :raises OSError: the file can't be created.
     """
     file = FileIO(path, "x+", opener=partial(os.open, mode=0o600, dir_fd=directory))
