@@ -15,9 +15,6 @@
  * cause. */
 #define MORE_MAX 5
 
-/* Minimum number of processes and threads that the start of a sandbox needs. */
-#define SANDBOX_PROCESSES 25
-
 static void add_quoted(struct un_text *text, const char *message)
 {
     char quoted[UN_QUOTED_ROOM];

@@ -387,8 +387,8 @@ static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how
     uint64_t left = un_pids_left();
     if (left < PIDS_MIN)
         return un_fail(err, UN_STEP_RUNSC, 0, "process-limit",
-                       "the control group allows %" PRIu64 " more processes; a sandbox needs 30",
-                       left);
+                       "the control group allows %" PRIu64 " more processes; a sandbox needs %d",
+                       left, SANDBOX_PROCESSES);
     if ((args->pump.limit && pump_start(&args->pump, err)) ||
         sandbox_group_make(&args->group, &args->limits, err))
         return -1;

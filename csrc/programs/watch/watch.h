@@ -10,6 +10,9 @@
  * bundle. */
 enum { ERRORS, CRASH, DEBUG, BUNDLE, FILES };
 
+/* Minimum number of processes and threads that the start of a sandbox needs. */
+#define SANDBOX_PROCESSES 25
+
 /* Prints to standard error why runsc has failed. Prints nothing if runsc's log shows a normal exit,
  * because `status`, the exit status of runsc, is then the exit status of the command. `limit` is
  * the cause id of a limit that was exceeded while runsc ran, or "". Returns the exit status of the
