@@ -71,6 +71,7 @@ def test_mount_proc_at_a_missing_directory_fails(prelude: Program) -> None:
     done = prelude("-rp", "--mount-proc=/no/such/dir", "--", "echo", "ran")
     assert (done.returncode, done.stdout) == (125, "")
     assert "/no/such/dir: No such file or directory" in done.stderr
+    assert "\n  remedy: create the directory, or name one below --root:" in done.stderr
 
 
 def root_propagation(mountinfo: str) -> set[str]:

@@ -127,6 +127,7 @@ def test_a_missing_root_fails(prelude: Program) -> None:
     done = prelude("-r", "--root=/no/such/dir", "--", "echo", "ran")
     assert (done.returncode, done.stdout) == (125, "")
     assert "chroot: /no/such/dir: No such file or directory" in done.stderr
+    assert "\n  remedy: create the directory, or name an existing directory:" in done.stderr
 
 
 # Program that prints its open descriptors. The program tries every number, because /proc may show

@@ -194,7 +194,7 @@ def test_symlinks_to_a_launch_are_followed(
 @unprivileged
 def test_unreadable_launch_is_refused(perform: Refused, launch: Path) -> None:
     launch.chmod(0)
-    perform(launch, f"{launch}: Permission denied", cause=None)
+    perform(launch, f"{launch}: Permission denied\n  remedy: namei -l FILE", cause=None)
 
 
 @as_root

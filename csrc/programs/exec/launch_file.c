@@ -14,6 +14,24 @@ static int fail_launch_file(const char *file, const char *cause, const char *wha
     return un_fail(err, UN_STEP_LAUNCH, 0, cause, "%.300s: %s", file, what);
 }
 
+/* Sets `err` for the launch file that could not be opened (errno). Returns -1. */
+static int fail_opening_launch(const char *file, struct un_error *err)
+{
+    un_fail_errno(err, UN_STEP_LAUNCH, file);
+    /* Report a missing /proc, without which un_open_follow() and un_reopen() fail with ENOENT for
+     * any file. */
+    un_blame_missing_proc(err);
+    if (err->cause)
+        return -1;
+    if (err->errnum == ENOENT)
+        strcpy(err->remedy, "usernsctl freeze -o FILE -- CMD    # in a container, a volume may "
+                            "hide the launch of the image");
+    else if (err->errnum == EACCES)
+        strcpy(err->remedy, "namei -l FILE    # prints owners and modes; use a file that this user "
+                            "may read");
+    return -1;
+}
+
 /* Opens the launch file with O_PATH, and stores in `real` its path with symbolic links resolved.
  * Returns a descriptor, or -1 with the error in `err`. */
 static int open_launch_file(const char *file, char real[UN_PATH_MAX], struct un_error *err)
@@ -29,16 +47,8 @@ static int open_launch_file(const char *file, char real[UN_PATH_MAX], struct un_
     int fd = un_open_follow(path, real, &foreign);
     if (fd >= 0)
         return fd;
-    if (foreign < 0) {
-        un_fail_errno(err, UN_STEP_LAUNCH, file);
-        /* Report a missing /proc, without which un_open_follow() fails with ENOENT for any file. */
-        un_blame_missing_proc(err);
-        if (err->errnum == ENOENT && !err->cause)
-            snprintf(err->remedy, sizeof err->remedy,
-                     "usernsctl freeze -o FILE -- CMD    # in a container, a volume may hide the "
-                     "launch of the image");
-        return -1;
-    }
+    if (foreign < 0)
+        return fail_opening_launch(file, err);
     return un_fail(err, UN_STEP_LAUNCH, 0, "foreign-link",
                    "%.200s: the symbolic link %.200s belongs to uid %" PRId64
                    ", who may change where it leads",
@@ -123,11 +133,10 @@ static int read_checked(const char *file, int fd, const struct stat *status, cha
                         size_t *size, struct un_error *err)
 {
     un_auto_close int opened = un_reopen(fd, O_RDONLY);
-    ssize_t length = -1;
-    if (opened >= 0) {
-        *bytes = malloc((size_t)status->st_size + 1);
-        length = *bytes ? un_read_all(opened, *bytes, (size_t)status->st_size) : -1;
-    }
+    if (opened < 0)
+        return fail_opening_launch(file, err);
+    *bytes = malloc((size_t)status->st_size + 1);
+    ssize_t length = *bytes ? un_read_all(opened, *bytes, (size_t)status->st_size) : -1;
     int failed = length < 0 ? un_fail_errno(err, UN_STEP_LAUNCH, file) : 0;
     *size = (size_t)length;
     return failed;

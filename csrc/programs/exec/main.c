@@ -51,9 +51,23 @@ static int exec_command(const struct un_options *options, struct un_error *err)
     return un_setup_apply(&options->setup, err) ? -1 : un_exec(&command, err);
 }
 
-static int report_failure(struct un_error *err)
+/* Finds the cause of the error. Without a cause, sets the remedy for a missing directory of --root
+ * or --mount-proc. */
+static void explain_exec_failure(struct un_error *err)
 {
     un_diagnose(err, "/proc");
+    bool is_missing = err->errnum == ENOENT || err->errnum == ENOTDIR;
+    if (err->cause || !is_missing)
+        return;
+    if (err->step == UN_STEP_ROOT)
+        strcpy(err->remedy, "create the directory, or name an existing directory: --root=DIR");
+    else if (err->step == UN_STEP_MOUNT)
+        strcpy(err->remedy, "create the directory, or name one below --root: --mount-proc=DIR");
+}
+
+static int report_failure(struct un_error *err)
+{
+    explain_exec_failure(err);
     print_error(err);
     return un_exit_status(err);
 }
@@ -61,7 +75,7 @@ static int report_failure(struct un_error *err)
 /* Sends the error to the process that requested the namespaces. Returns the exit status. */
 static int report_hold_failure(int socket, struct un_error *err)
 {
-    un_diagnose(err, "/proc");
+    explain_exec_failure(err);
     un_hold_report(socket, err);
     return un_exit_status(err);
 }

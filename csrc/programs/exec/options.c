@@ -224,6 +224,16 @@ static int parse_fd(const char *option, const char *text, int *fd, struct un_err
     return 0;
 }
 
+/* Rejects an empty string, which is often the value of an unset shell variable. */
+static int parse_directory(const char *option, const char *text, const char **directory,
+                           struct un_error *err)
+{
+    *directory = text;
+    if (*text)
+        return 0;
+    return fail_usage(err, "%s: the value must be a directory, not \"%s\"", option, text);
+}
+
 static int add_keep(struct un_options *options, const char *text, struct un_error *err)
 {
     int fd;
@@ -312,14 +322,13 @@ static int take_option(struct un_options *options, int option, struct un_error *
         options->reraise_signal = true;
         return 0;
     case OPT_MOUNT_PROC:
-        options->setup.mount_proc = optarg ? optarg : "/proc";
         options->flags |= un_ns_flag(UN_NS_MOUNT);
-        return 0;
+        return parse_directory("--mount-proc", optarg ? optarg : "/proc",
+                               &options->setup.mount_proc, err);
     case OPT_PROPAGATION:
         return parse_propagation(optarg, options, err);
     case 'R':
-        options->setup.root = optarg;
-        return 0;
+        return parse_directory("--root", optarg, &options->setup.root, err);
     case 'w':
         options->setup.cwd = optarg;
         return 0;

@@ -48,6 +48,8 @@ def argument_error(prelude: Program, *arguments: str) -> str:
         (["--kill-child=999"], "--kill-child: "),
         (["--kill-child=0"], "--kill-child: "),
         (["--kill-child="], "--kill-child: "),
+        (["-R", ""], '--root: the value must be a directory, not ""'),
+        (["--mount-proc="], '--mount-proc: the value must be a directory, not ""'),
         (["--preserve-fd=x"], '--preserve-fd: "x" is not a number'),
         (["--preserve-fd=-1"], '--preserve-fd: "-1" is not a number'),
     ],
