@@ -48,7 +48,7 @@ def test_durations_are_parsed_as_by_timeout(text: str, seconds: float) -> None:
 )
 def test_invalid_values_raise_and_are_quoted(parse: Callable[[str], Any], texts: list[str]) -> None:
     for text in texts:
-        with pytest.raises(ValueError, match=r"is not|must be") as error:
+        with pytest.raises(ValueError, match=r"is not|must be|too large") as error:
             parse(text)
         assert repr(text) in str(error.value)
 
@@ -78,10 +78,30 @@ def test_floats_are_rounded_to_thousandths() -> None:
     for few in (1e-9, 0.0004):
         with pytest.raises(ValueError, match="must be at least a millisecond"):
             limits.check_duration("ttl", few)
-    for wrong in (math.inf, math.nan, 1e30, -1.5):
-        for check in (limits.check_duration, limits.check_cpus):
+    for check in (limits.check_duration, limits.check_cpus):
+        for wrong in (math.inf, math.nan, -1.5):
             with pytest.raises(ValueError, match=r"name: .* is not a number of"):
                 check("name", wrong)
+        with pytest.raises(ValueError, match=r"name: .* is too large: at most 9 digits"):
+            check("name", 1e30)
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "digits"),
+    [
+        (limits.parse_size, "9" * 20, 19),
+        (limits.parse_size, "9" * 20 + ".5G", 19),
+        (limits.parse_count, "9" * 20, 19),
+        (limits.parse_cpus, "9" * 20, 9),
+        (limits.parse_duration, "9" * 20 + "s", 9),
+    ],
+)
+def test_numbers_with_too_many_digits_are_too_large(
+    parse: Callable[[str], Any], text: str, digits: int
+) -> None:
+    with pytest.raises(ValueError, match="is too large") as error:
+        parse(text)
+    assert str(error.value) == f"{text!r} is too large: at most {digits} digits are allowed"
 
 
 @pytest.mark.parametrize(

@@ -33,12 +33,13 @@ def parse_size(text: str) -> int:
     """Parse a size in Docker's format, such as ``512M``, ``1g``, ``1GiB`` or ``1048576``.
 
     :returns: the number of bytes; all units are powers of 1024.
-    :raises ValueError: `text` is not a size, or is 0.
+    :raises ValueError: `text` is not a size, has too many digits, or is 0.
     """
-    match = re.fullmatch(r"([0-9]{1,19})(\.[0-9]{1,9})?([kmgtp]?)(?:i?b)?", text, re.ASCII | re.I)
+    match = re.fullmatch(r"([0-9]+)(\.[0-9]{1,9})?([kmgtp]?)(?:i?b)?", text, re.ASCII | re.I)
     if match is None or (match[2] and not match[3]) or text.lower().endswith("ib") > bool(match[3]):
         raise ValueError(f"{text!r} is not {_SIZE_FORM}")
     whole, part, unit = match.groups()
+    _check_digits(text, whole, 19)
     bytes_ = int(float(f"0{part or ''}") * 2 ** _UNITS[unit.lower()])
     size = (int(whole) << _UNITS[unit.lower()]) + bytes_
     _check_above_zero(text, size)
@@ -67,10 +68,11 @@ def shown(name: str, limit: float) -> str:
 def parse_count(text: str) -> int:
     """Parse a limit for the number of processes and threads.
 
-    :raises ValueError: `text` is not an integer, or is 0.
+    :raises ValueError: `text` is not an integer, has too many digits, or is 0.
     """
-    if not re.fullmatch("[0-9]{1,19}", text):
+    if not re.fullmatch("[0-9]+", text):
         raise ValueError(f"{text!r} is not a whole number")
+    _check_digits(text, text, 19)
     _check_above_zero(text, int(text))
     return int(text)
 
@@ -78,10 +80,12 @@ def parse_count(text: str) -> int:
 def parse_cpus(text: str) -> float:
     """Parse a number of processors, which need not be an integer.
 
-    :raises ValueError: `text` is not a number of processors, or is 0.
+    :raises ValueError: `text` is not a number of processors, has too many digits, or is 0.
     """
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?", text):
+    match = re.fullmatch(r"([0-9]+)(?:\.[0-9]{1,3})?", text)
+    if match is None:
         raise ValueError(f"{text!r} is not {_CPUS_FORM}")
+    _check_digits(text, match[1], 9)
     _check_above_zero(text, float(text))
     return float(text)
 
@@ -93,13 +97,21 @@ def parse_duration(text: str) -> float:
     :raises ValueError: `text` is not a duration, has too many digits, or is less than a
         millisecond.
     """
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd]?)", text)
+    match = re.fullmatch(r"([0-9]+)(\.[0-9]{1,9})?([smhd]?)", text)
     if match is None:
         raise ValueError(f"{text!r} is not {_TIME_FORM}")
-    seconds = float(match[1]) * _SECONDS[match[2]]
+    whole, part, unit = match.groups()
+    _check_digits(text, whole, 9)
+    seconds = float(whole + (part or "")) * _SECONDS[unit]
     if seconds < 0.001:
         raise ValueError(f"{text!r} must be at least a millisecond")
     return seconds
+
+
+def _check_digits(text: str, whole: str, most: int) -> None:
+    """Check that `whole`, the integer part of `text`, has at most `most` digits."""
+    if len(whole) > most:
+        raise ValueError(f"{text!r} is too large: at most {most} digits are allowed")
 
 
 def _check_above_zero(text: str, number: float) -> None:
