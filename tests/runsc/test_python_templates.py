@@ -232,8 +232,10 @@ def test_threads_and_sockets_are_refused_by_name(
 def test_failing_preload_code_raises(
     host: un.SandboxHost, options: dict[str, Any], told: str
 ) -> None:
-    with pytest.raises(un.RunscError, match=told):
+    with pytest.raises(un.RunscError, match=told) as caught:
         host.python_template(**options)
+    is_raised = "Error" in told or "module" in told
+    assert ("-c 'import MODULE'" in (caught.value.remedy or "")) == is_raised
 
 
 def test_preload_timeout_kills_the_interpreter(host: un.SandboxHost) -> None:

@@ -23,6 +23,7 @@ from usernsctl._system.descriptors import (
     wait_readable,
 )
 from usernsctl._system.paths import check_path
+from usernsctl._text import quoted
 from usernsctl.commands.arguments import (
     Args,
     Stream,
@@ -101,9 +102,8 @@ class PythonTemplate(Template):
 
         ours, theirs = socket_pair()
         with ours, theirs:
-            wanted = Wanted(
-                kind="python", args=argv, stdin=theirs, wait=_wait_until_loaded(ours), **given
-            )
+            wait = _wait_until_loaded(ours, argv[0])
+            wanted = Wanted(kind="python", args=argv, stdin=theirs, wait=wait, **given)
             try:
                 made, image = create(host, wanted)
             except TimeoutExpired as expired:
@@ -220,12 +220,15 @@ def _interpreter_argv(
 
 
 def _wait_until_loaded(
-    ours: Connection,
+    ours: Connection, python: str
 ) -> Callable[[TemplateSandbox, OutputReader, float], list[str]]:
     """Return a function for ``Wanted.wait`` that waits until an interpreter is ready.
 
     :param ours: the caller's end of the connection to the interpreter.
+    :param python: the path of the interpreter, for the remedy.
     """
+    call = f"usernsctl run OPTIONS -- {quoted(python)} -c 'import MODULE'"
+    remedy = f"{call}    # or CODE, to see why"
 
     def wait(box: TemplateSandbox, output: OutputReader, deadline: float) -> list[str]:
         hello = _receive_message(ours, deadline)
@@ -235,7 +238,7 @@ def _wait_until_loaded(
             why = f"the interpreter has ended with status {status}"
             raise not_ready(f"{why}: {said}" if said else why)
         if "error" in hello:
-            raise not_ready(f"preload or code has failed: {hello['error']}")
+            raise not_ready(f"preload or code has failed: {hello['error']}", remedy)
         for name, what in (("threads", "threads"), ("sockets", "open sockets")):
             if isinstance(found := hello.get(name), list) and found:
                 raise unsavable(f"preload or code has left {what}: {', '.join(map(str, found))}")
