@@ -52,7 +52,11 @@ def test_freeze_accepts_a_missing_command(usernsctl: Program, tmp_path: Path) ->
         (["-o", "F", "--map-users", "1:x:2", "--", "true"], "1:x:2"),
         (["-o", "F", "--env", "A:b", "--", "true"], "write A=VALUE"),
         (["-o", "F", "--hostname", "\udcff", "--", "true"], "UTF-8"),
-        (["-o", "F/missing/x", "--", "true"], "can't write F/missing/x"),
+        (
+            ["-o", "F/missing/x", "--", "true"],
+            "can't write F/missing/x: No such file or directory\n  remedy: mkdir -p F/missing\n",
+        ),
+        (["-o", ".", "--", "true"], "remedy: name a file in the directory: -o ./NAME\n"),
         (["-o", "F", "--", ""], "the command is an empty string"),
         (["-o", "F", "--wd", "here"], "--wd here is neither an absolute path nor ."),
     ],

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from usernsctl import _core
 from usernsctl._lean import dataclass, replace
 from usernsctl._system.paths import PathDescriptor, open_path
-from usernsctl._text import quoted
+from usernsctl._text import operand, quoted
 from usernsctl.errors import CommandError
 from usernsctl.gvisor.launch.facts import (
     collect_facts,
@@ -203,10 +203,21 @@ def write_file(content: bytes, path: str, mode: int, step: str) -> None:
             step=step,
             errno=error.errno or 0,
             filename=path,
+            remedy=_write_remedy(path, error.errno),
         ) from error
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+
+
+def _write_remedy(path: str, number: int | None) -> str:
+    """Return the remedy for the errno with which writing the file `path` has failed."""
+    directory = os.path.dirname(path)
+    if number == errno.ENOENT and directory:
+        return f"mkdir -p {quoted(operand(directory))}"
+    if number == errno.EISDIR:
+        return f"name a file in the directory: -o {quoted(os.path.join(path, 'NAME'))}"
+    return "name a regular file in a directory that you may write to: -o DIRECTORY/NAME"
 
 
 def _check_replaceable(path: str) -> None:

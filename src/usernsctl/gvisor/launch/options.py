@@ -384,6 +384,7 @@ def _settings_text(path: str) -> bytes:
         failed = _env_error(f"--env-file {path}: {error.strerror}", path)
         if isinstance(error, ForeignLinkError):
             failed.explain(cause=error.cause, remedy=error.remedy)
+        failed.explain(remedy="name a file that you may read, with a NAME=VALUE in each line")
         raise failed from error
     if len(content) > _ENV_FILE_BYTES_MAX:
         raise _env_error(f"--env-file {path} is longer than {_ENV_FILE_BYTES_MAX} bytes", path)
