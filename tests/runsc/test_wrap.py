@@ -70,8 +70,9 @@ def test_script_mounts_the_virtual_environment(
         (["-o", "{}", "--bundle", "a", "--rootfs", "b", "true"], "exclude each other"),
         (["-o", "{}", "--moutn", "true"], "no option '--moutn'"),
         (["-o", "{}", "--template", "t", "--terminal", "x"], "no option '--terminal'"),
+        (["-o", "{}", "--template", "nope"], "[no-such-template]\n  remedy: usernsctl template"),
         (["-o", "/missing/script", "true"], "can't write /missing/script"),
-        (["-o", "/dev/null", "true"], "not a regular file"),
+        (["-o", "/dev/null", "true"], "not a regular file\n  remedy: name a regular file in a"),
     ],
 )
 def test_invalid_arguments_write_no_script(

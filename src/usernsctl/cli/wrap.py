@@ -52,12 +52,14 @@ def write(
     """
     from usernsctl.cli import template as templates
     from usernsctl.gvisor.launch import freeze
+    from usernsctl.gvisor.template import store
 
     command = list(given["command"])
     options = list(_options(parser("usernsctl wrap").arrange(words)))
     if template is not None:
         call = ["template", "run", *options, "--", template, *command]
         templates.parser("usernsctl template").find("run").read(call[2:])
+        store.find(template)
         text = _script(call, None)
     else:
         check_combination(given, "usernsctl wrap -o FILE -- ls")
