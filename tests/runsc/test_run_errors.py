@@ -61,7 +61,11 @@ ARGUMENTS = [
     (["--env", "NO_SUCH_VARIABLE", "--", "true"], 125, "NO_SUCH_VARIABLE is not set"),
     (["--env", "NAME:value", "--", "true"], 125, "in place of =; write NAME=VALUE"),
     (["--env", "=x", "--", "true"], 125, "the name before the = is missing"),
-    (["--env-file", "/nonexistent", "--", "true"], 125, "/nonexistent: No such file"),
+    (
+        ["--env-file", "/nonexistent", "--", "true"],
+        125,
+        "/nonexistent: No such file or directory\n  remedy: name a file that you may read",
+    ),
     (["--rlimit", "speed=1", "--", "true"], 125, "'speed' is not a resource limit"),
     (["--rlimit", "nofile=2:1", "--", "true"], 125, "the soft limit is above the hard limit"),
     (["--rlimit", "nofile=many", "--", "true"], 125, "numbers or 'unlimited'"),
@@ -303,9 +307,13 @@ def test_missing_bind_source_of_a_bundle_is_reported(usernsctl: Program, tmp_pat
 
 
 def test_arguments_that_are_not_utf8_are_refused(usernsctl: Program) -> None:
-    done = usernsctl("run", "--", "printf", os.fsdecode(b"\xff"))
+    done = usernsctl("run", "--", "printf", os.fsdecode(b"a\xff"))
     assert done.returncode == 125
-    assert "$.process.args[1]" in done.stderr
+    first, remedy = done.stderr.splitlines()
+    assert first.endswith(
+        r"argument 1 of the command is not UTF-8, as gVisor's config.json must be: a\xff"
+    )
+    assert remedy.startswith("  remedy: usernsctl run -- sh -c ")
 
 
 def test_error_suggests_a_bind_mount_for_a_missing_command(

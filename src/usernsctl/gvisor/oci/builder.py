@@ -138,7 +138,8 @@ def build(options: BuildOptions) -> dict[str, Any]:
     The config.json requests a user namespace with the identity map of the prepared namespace, so
     that runsc in the prepared namespace accepts the file with and without ``--rootless``.
 
-    :raises BundleError: config.json can't hold a value; the message contains the value's JSON path.
+    :raises BundleError: config.json can't hold a value; the message contains the value's JSON path,
+        or the number of an argument that is not UTF-8.
     """
     for name, value in options.env.items():
         if "=" in name:
@@ -152,6 +153,8 @@ def build(options: BuildOptions) -> dict[str, Any]:
             raise fault(
                 f"$.process.env: the value of {name!r} is not UTF-8, or has a NUL character", None
             )
+    for number, word in enumerate(options.args):
+        _check_argument(number, word)
     config: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
         "process": _process(options),
@@ -170,6 +173,25 @@ def build(options: BuildOptions) -> dict[str, Any]:
 
         validate(config)
     return config
+
+
+def _check_argument(number: int, word: object) -> None:
+    r"""Check that config.json can contain `word`, the argument `number` of the command.
+
+    :raises BundleError: the argument is not UTF-8. The message shows each invalid byte as ``\xff``.
+    """
+    if not isinstance(word, str) or "\0" in word or _is_text(word):
+        return
+    import re
+
+    from usernsctl.gvisor.oci.schema import fault
+
+    typed = re.sub("[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", word)
+    what = f"argument {number} of the command" if number else "the command"
+    failed = fault(f"{what} is not UTF-8, as gVisor's config.json must be: {typed}", None)
+    shell = """usernsctl run -- sh -c 'CMD "$(printf "\\377")"'"""
+    failed.explain(remedy=f"{shell}    # printf writes the byte")
+    raise failed
 
 
 def _is_surely_valid(options: BuildOptions) -> bool:
