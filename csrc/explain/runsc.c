@@ -73,17 +73,13 @@ static void append_candidates(struct un_runsc_failure *failure, const char *cons
  * (pkg/sentry/pgalloc). */
 static const char *find_low_limit(void)
 {
-    static const struct {
-        int resource;
-        uint64_t least;
-        const char *cause;
-    } needs[] = {{RLIMIT_AS, UINT64_C(3) << 30, "address-space-limit"},
-                 {RLIMIT_DATA, UINT64_C(40) << 20, "address-space-limit"},
-                 {RLIMIT_FSIZE, UINT64_C(1) << 30, "file-size-limit"}};
     struct rlimit limit;
-    for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)
-        if (!getrlimit(needs[i].resource, &limit) && limit.rlim_cur < needs[i].least)
-            return needs[i].cause;
+    if (!getrlimit(RLIMIT_AS, &limit) && limit.rlim_cur < UINT64_C(3) << 30)
+        return "address-space-limit";
+    if (!getrlimit(RLIMIT_DATA, &limit) && limit.rlim_cur < UINT64_C(40) << 20)
+        return "address-space-limit";
+    if (!getrlimit(RLIMIT_FSIZE, &limit) && limit.rlim_cur < UINT64_C(1) << 30)
+        return "file-size-limit";
     return NULL;
 }
 
