@@ -18,7 +18,7 @@ SEVERAL_IDS = words("uid 0 is caller of several, gid 0 is caller of several")
 PATH = frozenset({"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
 # Capabilities in the prepared user namespace, for mounting and for creating nested user namespaces.
 PREPARED = words("setfcap, setgid, setuid, sys_admin, sys_chroot")
-# Capabilities to access files in the nested user namespaces that runsc creates.
+# Capabilities for files, which processes have in the nested user namespaces that runsc creates.
 FILES = words("chown, dac_override, dac_read_search, fowner, fsetid")
 STREAMS = words("stdin, stdout, stderr")
 # Inheritable and ambient capabilities of runsc's child programs. Only newer releases of runsc pass
@@ -54,8 +54,8 @@ WATCHER = Posture(
     traceable=True,
     namespaces=words("user own, mnt own"),
     mounts=PLACE,
-    # "caller's path" is the O_PATH descriptor with which runsc is executed. "caller's r" is the
-    # control group's file with the OOM kill counter.
+    # "caller's path" is the O_PATH descriptor with which runsc is executed. "caller's r" is a
+    # read-only descriptor of the control group's file that has the number of OOM kills.
     descriptors=STREAMS | words("pidfd, caller's path, ?caller's r"),
     environment=PATH,
 )

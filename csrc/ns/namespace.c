@@ -167,8 +167,8 @@ static int create_and_join(const struct un_plan *plan, uint64_t flags, const cha
     if (!flags || !unshare((int)flags))
         return 0;
     un_fail_errno(err, UN_STEP_UNSHARE, "");
-    /* The new user namespace contains no mount namespaces yet, so not its own limit on them, but
-     * that of an outer user namespace has been reached. */
+    /* The reached limit is that of an outer user namespace: the new user namespace owns no mount
+     * namespace yet. */
     if (err->errnum == ENOSPC && flags == CLONE_NEWNS)
         err->cause = "max-mnt-namespaces";
     return -1;

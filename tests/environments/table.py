@@ -417,7 +417,7 @@ add(
     early=[w.killed(*UNPRIVILEGED)],
     both="mount-denied",
 )
-# systemd's RestrictAddressFamilies=AF_UNIX.
+# Address families that systemd's RestrictAddressFamilies=AF_UNIX denies.
 AF_INET, AF_INET6, AF_NETLINK = 2, 10, 16
 add(
     "only-unix-sockets",

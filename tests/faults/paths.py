@@ -374,7 +374,7 @@ class Detach(InHost):
 
 
 class Attach(Detach):
-    """A command in a detached sandbox, which all runs of this path share as long as it lives."""
+    """Code path that runs a command in a detached sandbox. All runs share it while it is alive."""
 
     name = "attach"
     starts_program = False

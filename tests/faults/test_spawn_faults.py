@@ -12,7 +12,7 @@ from injecting import run_with
 
 pytestmark = pytest.mark.userns_requires("strace")
 
-# Program that starts a command once, and prints the result and leaks.
+# Program that starts a command once, and prints the result and what the start has leaked.
 SCRIPT = """
 import os, signal, sys
 import usernsctl as un

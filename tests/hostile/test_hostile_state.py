@@ -345,7 +345,7 @@ def test_hostile_bind_shows_the_state_by_another_mount(
 
 
 def test_hostile_full_disk_moves_the_state(tmp_path: Path, tally: Any) -> None:
-    """Fill $TMPDIR, which contains the state; check that usernsctl finds and hides the state."""
+    """Fill the disk of $TMPDIR; check that usernsctl still finds and hides its state there."""
     script = (
         "mount -t tmpfs -o size=64k none /mnt && "
         f"{SCRIPTS}/usernsctl ns create name -r && "

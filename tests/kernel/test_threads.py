@@ -51,9 +51,9 @@ def start_many(namespace: un.Namespace, count: int) -> None:
 # Ignore the DeprecationWarning that os.fork() in a multithreaded process emits since Python 3.12.
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_forks_in_another_thread_do_not_disturb_starts(namespace: un.Namespace) -> None:
-    """Check that starts work while another thread calls os.fork(), and in the forked children.
+    """Check that commands can be started while another thread forks, and in the forked children.
 
-    At the fork, the thread that starts commands may hold a lock.
+    At the fork, the thread that starts commands may hold a lock, of which the child has a copy.
     """
     done = threading.Event()
     statuses = []

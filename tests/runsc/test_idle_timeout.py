@@ -298,7 +298,10 @@ def test_idle_timeout_applies_only_to_leased_sandboxes(uses: int) -> None:
 def test_idle_timeout_does_not_apply_to_an_interrupted_lease(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Interrupt acquire() after it has checked a sandbox, which is then leased again."""
+    """Check that a sandbox does not end in a lease that follows an interrupted acquire().
+
+    acquire() is interrupted after its check of the sandbox.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

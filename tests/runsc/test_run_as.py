@@ -140,7 +140,7 @@ def test_run_as_needs_a_launch_that_leaves_the_user_open(prelude: Program, launc
 
 
 class TestHostileFiles:
-    """Tests of a hostile /etc/passwd in an image: it must not block a launch or fill its memory."""
+    """Tests of a hostile /etc/passwd in an image: it must not block usernsctl or exhaust memory."""
 
     @pytest.fixture
     def refusal(self, prelude: Program, launch: Path) -> Callable[[str], str]:

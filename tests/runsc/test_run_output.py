@@ -273,8 +273,8 @@ def test_sigint_while_waiting_for_a_reader_keeps_the_result(
 
     SIGINT arrives before usernsctl reaps runsc (`is_early`) or afterwards.
     """
-    # Print more than one pipe holds, but no more than the pump's and the reader's pipes hold
-    # together.
+    # Print more than the capacity of one pipe, but no more than the combined capacity of the pump's
+    # and the reader's pipes.
     script = "read line; head -c 100000 /dev/zero; exit 3"
     options = ["--max-output", "1M", "--result", tmp_path / "r"]
     process, reader = start_with_stuck_reader(

@@ -168,7 +168,7 @@ class NamedNamespace:
         """Return whether the holder runs; True if `pid` is a number in another PID namespace.
 
         A holder sets its process name once its creator has published the record. If the creator was
-        killed before that, the process keeps its starting name, exits soon, and is not a holder.
+        killed before that, the process keeps its first name, exits soon, and is not a holder.
 
         :raises ForeignProcessError: the holder is in a namespace that this user did not create.
         """
@@ -237,9 +237,9 @@ def _may_be_holder(process: ProcessIdentity) -> bool:
 def _is_becoming_holder(pid: int) -> bool:
     """Return whether a process may still become a holder whose namespaces other processes can open.
 
-    A process with the starting name may still receive the message that makes it a holder, even if
-    its creator was killed. A holder sets its process name shortly before other processes can open
-    its namespaces.
+    A process that still has its first process name, usernsctl-exec, may receive the message that
+    makes it a holder, even if its creator was killed. A holder sets its process name shortly before
+    other processes can open its namespaces.
     """
     name = name_of(pid)
     if name == _HOLDER_NAME:

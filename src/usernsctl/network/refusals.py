@@ -133,7 +133,7 @@ class Reader:
                 return cls(open_owned(fcntl.fcntl, opened.fd, fcntl.F_DUPFD_CLOEXEC, 3))
 
     def fileno(self) -> int:
-        """Return the descriptor of the table."""
+        """Return the descriptor of the file with the table of refused connections."""
         return self._shared.file.fileno()
 
     @property

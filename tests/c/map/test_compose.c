@@ -228,7 +228,8 @@ static void more_than_a_map_holds_is_refused(void)
     check_refused("map-invalid", "no more than 340 extents");
 
     facts.id[UN_UID].ranges.len = UN_MAP_MAX - 1;
-    /* If the text of the map does not fit a page, only some of the ranges are mapped. */
+    /* uid_map accepts less than a page of text. Of ranges that do not fit, only the first are
+     * mapped. */
     facts.page_size = 4096;
     CHECK_OK(un_plan_make(&request, &facts, &plan, &err), &err);
     CHECK(plan.map.of[UN_UID].len > 200 && plan.map.of[UN_UID].len < UN_MAP_MAX - 1);

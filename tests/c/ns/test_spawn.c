@@ -87,8 +87,7 @@ static void the_command_gets_what_was_asked_for(void)
     CHECK(mask != 027);
 }
 
-/* Reads the command's ppid, process group and session, which follow its name and state in
- * /proc/self/stat. */
+/* Reads the command's pid, process group and session from its /proc/self/stat. */
 static void read_session(struct un_spawn *spawn, int *pid, int *group, int *session)
 {
     char text[512];

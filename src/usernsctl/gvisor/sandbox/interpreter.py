@@ -415,7 +415,7 @@ class Interpreter(ClosingMixin):
     def _end(
         self, exchange: _Exchange, reason: EndReason | None
     ) -> Generator[float | None, None, None]:
-        """Kill the interpreter, as a generator that never blocks: see :meth:`_execute`.
+        """Kill the interpreter. This generator never blocks: see :meth:`_execute`.
 
         :param reason: the reason why the interpreter is killed; ``None`` if the interpreter has
             closed its connection, as it does when it exits.
