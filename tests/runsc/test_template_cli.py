@@ -160,7 +160,7 @@ def test_error_of_an_outdated_template_names_the_create_command(template: Any, d
     [
         (["--python", "python3", "--preload", "os,sys"], "preload: 'os,sys' is not the name"),
         (["--python", ""], "python is empty"),
-        (["--ready", "R", "--wd", "", "--", "true"], "cwd is empty"),
+        (["--ready", "R", "--wd", "", "--", "true"], "--wd needs a directory"),
         (["--ready", "R", "--env", "A=\udcff", "--", "true"], "env['A'] is not UTF-8"),
         (["--ready", "R", "--", "true", "\udcff"], "args[1] is not UTF-8"),
         (["--ready", "R"], "no command"),
