@@ -97,7 +97,7 @@ static int build_and_send(struct un_launch *launch, int socket, const int *fds)
         return print_build_failure(launch, &err);
     int boxes = openat(launch->root.scratch, "boxes", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (boxes < 0 || !un_send(socket, "+", 1, &boxes, 1)) {
-        perror("usernsctl-build: boxes");
+        perror("usernsctl-build: can't open or send the directory for sandboxes");
         return 2;
     }
     print_result(launch);

@@ -204,7 +204,7 @@ class SandboxMaker:
 
 
 def _invalid_answer_error(box: Sandbox) -> RunscError:
-    return agent_error(box.id, "sent an invalid message: a directory was executed")
+    return agent_error(box.id, "sent an invalid message: execve(2) of a directory succeeded")
 
 
 _T = TypeVar("_T")
