@@ -291,7 +291,7 @@ static int run_payload(int argc, char **argv, char **envp)
     if (argc > 4 && is_option(argv[1], UN_VERIFY_AS)) {
         if (!become_user(argv[2], argv[3]))
             return write_complaint(in_json, NOT_PROVEN, argv[4],
-                                   "not started: can't create a user namespace with the command's ids");
+                                   "not started: can't map the command's ids in a user namespace");
         argv += 3;
     }
     for (char **variable = envp; *variable; variable++)
