@@ -68,7 +68,7 @@ static void append_candidates(struct un_runsc_failure *failure, const char *cons
 }
 
 /* Returns the id of the cause for a resource limit of this process, which runsc inherits, that is
- * too low for any sandbox; or NULL. The least values were measured with runsc 20240729, except that
+ * too low for any sandbox; or "". The least values were measured with runsc 20240729, except that
  * of RLIMIT_FSIZE: gVisor extends the file of the sandbox's memory by 1 GiB at once
  * (pkg/sentry/pgalloc). */
 static const char *find_low_limit(void)
@@ -80,7 +80,7 @@ static const char *find_low_limit(void)
         return "address-space-limit";
     if (!getrlimit(RLIMIT_FSIZE, &limit) && limit.rlim_cur < UINT64_C(1) << 30)
         return "file-size-limit";
-    return NULL;
+    return "";
 }
 
 /* Returns whether the procfs `proc` belongs to a PID namespace other than that of this process. */
@@ -109,9 +109,7 @@ static void find_runsc_causes(const char *own, const char *limit, const char *pr
         }
     un_search_add_messages(&search, own, strlen(own));
     size_t count = rule_out(ids, un_search_causes(&search, ids), proc);
-    const char *cause = count == 1 ? ids[0] : *limit ? limit : find_low_limit();
-    if (cause)
-        set_cause(failure, cause);
+    set_cause(failure, count == 1 ? ids[0] : *limit ? limit : find_low_limit());
     if (failure->has_cause)
         return;
     set_remedy(failure, "usernsctl doctor");
@@ -181,10 +179,5 @@ void un_runsc_explain_silence(int status, const char *limit, const char *proc,
         "# after a crash, raise the limit of processes: ulimit -u, or docker run --pids-limit\n"
         "# after SIGILL, reinstall runsc\n"
         "# after a usage message, see runsc --version: the release may not know an option");
-    if (!*cause)
-        cause = find_low_limit();
-    if (*limit)
-        cause = limit;
-    if (cause)
-        set_cause(failure, cause);
+    set_cause(failure, *limit ? limit : *cause ? cause : find_low_limit());
 }
