@@ -153,8 +153,6 @@ def build(options: BuildOptions) -> dict[str, Any]:
             raise fault(
                 f"$.process.env: the value of {name!r} is not UTF-8, or has a NUL character", None
             )
-    for number, word in enumerate(options.args):
-        _check_argument(number, word)
     config: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
         "process": _process(options),
@@ -169,6 +167,8 @@ def build(options: BuildOptions) -> dict[str, Any]:
         "gidMappings": identity_mappings(options.gid_map),
     }
     if not _is_surely_valid(options):
+        for number, word in enumerate(options.args):
+            _check_argument(number, word)
         from usernsctl.gvisor.oci.schema import validate
 
         validate(config)
