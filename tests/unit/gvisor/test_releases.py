@@ -6,7 +6,7 @@ import datetime
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -228,46 +228,43 @@ def test_runsc_that_can_not_be_killed_is_not_waited_for(
     os.waitpid(groups[0], 0)
 
 
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[int]:
+    """Yield a descriptor that reads from a new FIFO, ``fifo`` in `tmp_path`."""
+    os.mkfifo(tmp_path / "fifo")
+    fd = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    yield fd
+    os.close(fd)
+
+
 def test_a_wrapper_is_killed_with_its_children(
-    cache: Path, program: FakeRunscFactory, tmp_path: Path
+    cache: Path, program: FakeRunscFactory, tmp_path: Path, reader: int
 ) -> None:
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    wrapper = str(program(f"exec 9>{fifo}; sleep 600 & exec cat /dev/zero"))
-    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        with pytest.raises(RunscError, match="the output of --version is not runsc's"):
-            release_of(wrapper, seconds=600)
-        # The FIFO's reader becomes readable at end of file, once the wrapper's child, which has the
-        # FIFO open for writing, has been killed.
-        assert wait_readable(reader, timeout=60)
-    finally:
-        os.close(reader)
+    wrapper = str(program(f"exec 9>{tmp_path}/fifo; sleep 600 & exec cat /dev/zero"))
+    with pytest.raises(RunscError, match="the output of --version is not runsc's"):
+        release_of(wrapper, seconds=600)
+    # The FIFO's reader becomes readable at end of file, once the wrapper's child, which has the
+    # FIFO open for writing, has been killed.
+    assert wait_readable(reader, timeout=60)
 
 
 def test_runsc_is_killed_with_its_caller(
-    cache: Path, program: FakeRunscFactory, tmp_path: Path
+    cache: Path, program: FakeRunscFactory, tmp_path: Path, reader: int
 ) -> None:
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    path = str(program(f"exec 9>{fifo}; echo >&9; exec sleep 600"))
-    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    path = str(program(f"exec 9>{tmp_path}/fifo; echo >&9; exec sleep 600"))
     caller = os.fork()
     if caller == 0:
         try:
             release_of(path, seconds=600)
         finally:
             os._exit(1)
-    try:
-        assert wait_readable(reader, timeout=60)
-        assert os.read(reader, 100) == b"\n"
-        os.kill(caller, signal.SIGKILL)
-        os.waitpid(caller, 0)
-        # Reads of a FIFO whose writers have exited return end of file.
-        assert wait_readable(reader, timeout=60)
-        assert os.read(reader, 100) == b""
-    finally:
-        os.close(reader)
+    assert wait_readable(reader, timeout=60)
+    assert os.read(reader, 100) == b"\n"
+    os.kill(caller, signal.SIGKILL)
+    os.waitpid(caller, 0)
+    # Reads of a FIFO whose writers have exited return end of file.
+    assert wait_readable(reader, timeout=60)
+    assert os.read(reader, 100) == b""
 
 
 def test_missing_runsc_raises(cache: Path, tmp_path: Path) -> None:
