@@ -90,8 +90,7 @@ int main(void)
     }
     while (!are_idle(&shared->idle))
         usleep(1000);
-    /* One idle keeper listens for commands, and runs the first one. The other keeper must then run
-     * the next command. */
+    /* Both keepers are idle. While one keeper runs sleep(1), the other must run true(1). */
     int busy = request_program(&host, "sleep", "1000");
     receive_start(busy);
     int next = request_program(&host, "true", NULL);
