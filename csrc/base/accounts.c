@@ -125,7 +125,7 @@ static int fail_name(const char *what, const char *name, const char *path,
 {
     un_fail(err, UN_STEP_USER, 0, "user-unknown",
             file->bytes ? "the sandbox has no %s '%s': %s has no such name"
-                        : "the sandbox has no %s '%s': it has no %s",
+                        : "the sandbox has no %s '%s': %s is missing in the sandbox",
             what, name, path);
     strcpy(err->remedy, USER_REMEDY);
     return -1;

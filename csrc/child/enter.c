@@ -205,7 +205,8 @@ void un_child_main(char **words, char **environment)
      * executes nothing. */
     for (int i = 0; i < UN_TASK_FDS && !task->holds && !failed; i++)
         if (task->fd[i] >= 0 && fcntl(task->fd[i], F_SETFD, FD_CLOEXEC))
-            failed = un_fail_errno(&err, UN_STEP_CLONE, "a descriptor of usernsctl-child");
+            failed = un_fail_errno(&err, UN_STEP_CLONE,
+                                   "can't set close-on-exec on a descriptor of usernsctl-child");
     if (!wait_for_caller(task->fd[UN_TASK_SOCKET]))
         _exit(FAILED);
     if (!task->holds && !failed)

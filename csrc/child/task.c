@@ -3,6 +3,8 @@
 #include "child/child.h"
 #include "sys/sys.h"
 
+#include <inttypes.h>
+
 /* The kernel limits the length of an argument to 128 KiB (MAX_ARG_STRLEN). So the list of
  * supplementary groups is split into arguments of 8192 gids, each of which needs at most ten digits
  * and a comma. */
@@ -92,12 +94,15 @@ int un_task_argv_make(const struct un_task *task, struct un_task_argv *words, st
     unsigned texts = 0;
 
     if (groups > GROUPS_MAX)
-        return un_fail(err, UN_STEP_SETGROUPS, EINVAL, NULL, "supplementary groups");
+        return un_fail(err, UN_STEP_SETGROUPS, EINVAL, NULL,
+                       "%" PRId64 " supplementary groups exceed the limit of %d", groups,
+                       GROUPS_MAX);
     words->argv = calloc(count + UN_TASK_TEXTS + chunks + argc + 1, sizeof(char *));
     words->groups = chunks ? malloc((size_t)groups * GROUP_LENGTH + chunks) : NULL;
     if (!words->argv || (chunks && !words->groups)) {
         un_task_argv_free(words);
-        return un_fail(err, UN_STEP_CLONE, ENOMEM, NULL, "the arguments of the child program");
+        return un_fail(err, UN_STEP_CLONE, ENOMEM, NULL,
+                       "can't prepare the arguments of usernsctl-child");
     }
     words->argv[0] = UN_CHILD_NAME;
     words->argv[1] = words->fds;

@@ -94,7 +94,7 @@ const char *un_cause_of_closed_proc(const char *proc);
 
 /* The detail of an error with UN_STEP_CLONE if the child could not duplicate or send a
  * descriptor. */
-#define UN_CHILD_DESCRIPTOR "a descriptor for usernsctl-child"
+#define UN_CHILD_DESCRIPTOR "can't duplicate or send a descriptor for usernsctl-child"
 
 /* ---- cgroup.c: explaining failures to start a child in a cgroup ------------------------------ */
 

@@ -151,9 +151,10 @@ static const char *judge_silence(int status, const char *proc, struct un_runsc_f
         break;
     default:
         if (sig > 0 && sig < NSIG)
-            snprintf(failure->what, sizeof failure->what,
-                     "runsc ended by signal %d (%s), and did not log the command's exit status",
-                     sig, strsignal(sig));
+            snprintf(
+                failure->what, sizeof failure->what,
+                "runsc was killed by signal %d (%s) before it logged the command's exit status",
+                sig, strsignal(sig));
         else
             snprintf(failure->what, sizeof failure->what,
                      "runsc ended with status %d, and did not log the command's exit status",

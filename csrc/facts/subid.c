@@ -112,8 +112,9 @@ static void compare_others(struct reader *reader, char *line, bool cut, unsigned
         if (other.start < (uint64_t)own.start + own.count &&
             own.start < (uint64_t)other.start + other.count)
             un_notice(reader->notices,
-                      "%s, line %u grants %.32s ids that this user has too: %" PRIu32 ":%" PRIu32,
-                      reader->path, number, line, other.start, other.count);
+                      "%s, line %u: the ids %" PRIu32 ":%" PRIu32
+                      " of %.32s overlap a range of this user",
+                      reader->path, number, other.start, other.count, line);
     }
 }
 

@@ -70,7 +70,7 @@ static int refuse_special(struct un_launch *launch, struct un_trail *trail, cons
     const char *kind = fd < 0 || fstat(fd, &status) ? NULL : name_special(status.st_mode);
     if (!kind)
         return 0;
-    un_launch_set_remedy(launch, inside, "remove it from the root filesystem");
+    un_launch_set_remedy(launch, inside, "remove %.200s from the root filesystem", inside);
     return un_fail(err, UN_STEP_BIND, 0, NULL,
                    "%.200s is %s, and gVisor can't mount anything on it", inside, kind);
 }

@@ -224,7 +224,8 @@ static bool fail_file(const struct wanted *wanted, enum found found, const char 
     static const struct {
         const char *what, *remedy;
     } words[] = {
-        [DIRECTORY] = {"a directory, not a program", "name a program, such as a file in it"},
+        [DIRECTORY] = {"a directory, not a program",
+                       "name a program, such as a file in that directory"},
         [SPECIAL] = {"a FIFO, a socket or a device, not a program", "name a program"},
         [NOT_EXECUTABLE] = {"not executable",
                             "chmod +x FILE, or name its interpreter, as in: python3 FILE"},
@@ -282,14 +283,13 @@ static const char *remedy_of(const struct un_command_fault *fault, const char *r
     if (shows_all)
         return fault->step == UN_STEP_EXEC
                    ? "install the interpreter, or correct the first line of the script"
-                   : "install the program, or name one that is there: the sandbox shows all files "
-                     "but those of /tmp, /dev, /proc and /sys";
+                   : "install the program, or choose another: the sandbox hides the files in /tmp, "
+                     "/dev, /proc and /sys";
     if (fault->step == UN_STEP_EXEC)
-        return "freeze the launch again, with the directory of the interpreter: usernsctl freeze "
-               "--bind DIR";
+        return "freeze again with the directory of the interpreter: usernsctl freeze --bind DIR";
     return root ? "name an existing program, by its path in the sandbox"
-                : "name an existing program, or freeze the launch again, with the directory of the "
-                  "program: usernsctl freeze --bind DIR";
+                : "name an existing program, or freeze again with its directory: usernsctl freeze "
+                  "--bind DIR";
 }
 
 /* Fills in `err` with the text fault->reason. If the text is too long, cuts off its beginning,

@@ -42,10 +42,12 @@ static int drop_bounding(uint64_t kept, struct un_error *err)
              * capability. */
             return 0;
         if (has < 0 || (has && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0)))
-            return un_fail_errno(err, UN_STEP_CAPABILITIES, "bounding set");
+            return un_fail_errno(err, UN_STEP_CAPABILITIES,
+                                 "can't drop capabilities from the bounding set");
         if (has && prctl(PR_CAPBSET_READ, cap, 0, 0, 0))
-            return un_fail(err, UN_STEP_CAPABILITIES, 0, NULL,
-                           "bounding set not in effect, although the kernel reported success");
+            return un_fail(
+                err, UN_STEP_CAPABILITIES, 0, NULL,
+                "the bounding set is not in effect, although the kernel reported success");
     }
     return 0;
 }
@@ -56,7 +58,7 @@ static int forbid_privileges(struct un_error *err)
         return un_fail_errno(err, UN_STEP_CAPABILITIES, "PR_SET_NO_NEW_PRIVS");
     if (prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1)
         return un_fail(err, UN_STEP_CAPABILITIES, 0, NULL,
-                       "no_new_privs not in effect, although the kernel reported success");
+                       "no_new_privs is not in effect, although the kernel reported success");
     return 0;
 }
 

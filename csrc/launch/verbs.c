@@ -96,9 +96,10 @@ static const char *text_fault(int argument, const char *word)
     case UN_ARG_JSON:
         return is_utf8(word) ? NULL : "UTF-8";
     case UN_ARG_MARKED:
-        return un_marks_valid(word, "sit") ? NULL : "@s, @i, @t or @@ where it has an @";
+        return un_marks_valid(word, "sit") ? NULL : "text in which each @ begins @s, @i, @t or @@";
     case UN_ARG_NAME:
-        return !strchr(word, '/') && is_name(word, strlen(word)) ? NULL : "one name";
+        return !strchr(word, '/') && is_name(word, strlen(word)) ? NULL
+                                                                 : "a file name without a slash";
     case UN_ARG_SCRATCH:
         return is_relative(word) && un_marks_valid(word, "it") && strlen(word) < PATH_MAX / 2
                    ? NULL
@@ -106,7 +107,7 @@ static const char *text_fault(int argument, const char *word)
     case UN_ARG_PATH:
         return *word == '/' && strlen(word) < UN_PATH_MAX ? NULL : "an absolute path";
     case UN_ARG_ID_OPTION:
-        return is_id_option(word) ? NULL : "an option about ids";
+        return is_id_option(word) ? NULL : "an id-map option";
     case UN_ARG_VARIABLE:
         return *word && !strchr(word, '=') ? NULL : "the name of a variable";
     case UN_ARG_SETTING:

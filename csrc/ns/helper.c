@@ -199,7 +199,7 @@ static const char *cause_of_exec(const struct un_error *err)
 static int read_target_pid(int dir, char *pid, size_t size, struct un_error *err)
 {
     if (un_read_file(dir, "stat", pid, size) < 0)
-        return un_fail_errno(err, UN_STEP_HELPER, "the target's pid");
+        return un_fail_errno(err, UN_STEP_HELPER, "can't read the pid of the target process");
     pid[strspn(pid, "0123456789")] = '\0';
     return 0;
 }
@@ -238,7 +238,8 @@ int un_run_helpers(int dir, const struct un_plan *plan, struct un_error *err)
     /* Allocate the two structures, because they do not fit a small stack. */
     un_auto_free struct call *calls = calloc(2, sizeof *calls);
     if (!calls)
-        return un_fail_errno(err, UN_STEP_HELPER, "the arguments of a helper");
+        return un_fail_errno(err, UN_STEP_HELPER,
+                             "can't prepare the arguments of newuidmap and newgidmap");
     for (int kind = UN_UID; kind <= UN_GID; kind++)
         if (plan->writer[kind] == UN_WRITER_HELPER) {
             calls[count].kind = kind;

@@ -136,7 +136,7 @@ static int enter_and_write(const struct un_plan *plan, uint64_t flags, struct un
     struct un_own_maps maps;
     un_auto_free char(*text)[UN_MAP_TEXT_MAX] = calloc(2, sizeof *text);
     if (!text)
-        return un_fail_errno(err, UN_STEP_UID_MAP, "the maps");
+        return un_fail_errno(err, UN_STEP_UID_MAP, "can't store the id maps");
     un_own_maps_of(plan, text, &maps);
     if (un_hide_process(err))
         return -1;

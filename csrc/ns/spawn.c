@@ -202,7 +202,7 @@ static int spawn_inside(const struct un_spawn *spawn, pid_t *pid, int *pidfd, st
     if (spawn->plan) {
         text = calloc(2, sizeof *text);
         if (!text)
-            return un_fail_errno(err, UN_STEP_CLONE, "the maps");
+            return un_fail_errno(err, UN_STEP_CLONE, "can't store the id maps");
         un_own_maps_of(spawn->plan, text, &maps);
     }
     describe(spawn, &maps, spawn->signals ? *spawn->signals : un_signal_mask(), &task);

@@ -182,7 +182,7 @@ static int receive_socket(int handover, struct un_start *start, struct un_error 
     if (errno == EPIPE || errno == ECONNRESET)
         un_fail_ended(start->pidfd, err);
     else
-        un_fail_errno(err, UN_STEP_CLONE, "the child");
+        un_fail_errno(err, UN_STEP_CLONE, "can't send to usernsctl-child");
     close(start->socket);
     return -1;
 }
@@ -218,7 +218,8 @@ int un_start_child(struct un_start *start, const struct un_task *task, struct un
     struct un_task_argv words;
     struct child child = {.start = start, .task = task, .words = &words, .err = err};
     if (!start->program)
-        return un_fail(err, UN_STEP_ARGUMENT, EINVAL, NULL, "no child program is named");
+        return un_fail(err, UN_STEP_ARGUMENT, EINVAL, NULL,
+                       "the path of usernsctl-child is missing");
     if (un_task_argv_make(task, &words, err))
         return -1;
     int failed = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, child.handover);

@@ -14,7 +14,8 @@ static int start_job(struct un_job *job, int empty, const uint64_t *signals, str
     static const char *const env[] = {"LC_ALL=C", "PATH=" UN_SYSTEM_PATH, NULL};
     int ends[2];
     if (pipe2(ends, O_CLOEXEC))
-        return un_fail_errno(err, UN_STEP_HELPER, "pipe");
+        return un_fail(err, UN_STEP_HELPER, errno, NULL, "can't create a pipe for the output of %s",
+                       job->argv[0]);
     struct un_spawn spawn;
     un_spawn_init(&spawn);
     spawn.command = (struct un_command){.file = job->argv[0], .argv = job->argv, .envp = env};

@@ -34,7 +34,8 @@ static int apply_mount_proc(const struct un_setup *setup, struct un_error *err)
 static int apply_restrictions(const struct un_setup *setup, struct un_error *err)
 {
     if (un_caps_drop_bounding(setup->drop_bounding))
-        return un_fail_errno(err, UN_STEP_CAPABILITIES, "bounding set");
+        return un_fail_errno(err, UN_STEP_CAPABILITIES,
+                             "can't drop capabilities from the bounding set");
     if (setup->no_new_privs && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         return un_fail_errno(err, UN_STEP_CAPABILITIES, "PR_SET_NO_NEW_PRIVS");
     if (setup->no_membarrier)
@@ -60,7 +61,7 @@ static int apply_credentials(const struct un_setup *setup, struct un_error *err)
     bool hidden = changes && prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 0;
     if (setup->group_count >= 0 &&
         syscall(SYS_setgroups, (size_t)setup->group_count, setup->groups))
-        return un_fail_errno(err, UN_STEP_SETGROUPS, "supplementary groups");
+        return un_fail_errno(err, UN_STEP_SETGROUPS, "can't set the supplementary groups");
     gid_t gid = (gid_t)setup->gid;
     if (setup->gid >= 0 && syscall(SYS_setresgid, gid, gid, gid))
         return fail_change(UN_STEP_SETRESGID, "gid ", setup->gid, err);
@@ -74,7 +75,8 @@ static int apply_credentials(const struct un_setup *setup, struct un_error *err)
     if (hidden && un_hide_process(err))
         return -1;
     if (setup->keep_caps && un_caps_keep())
-        return un_fail_errno(err, UN_STEP_CAPABILITIES, "ambient set");
+        return un_fail_errno(err, UN_STEP_CAPABILITIES,
+                             "can't add capabilities to the ambient set");
     return 0;
 }
 

@@ -108,7 +108,7 @@ void un_reraise(int sig)
 static int open_reports(int reports[2], struct un_error *err)
 {
     if (pipe2(reports, O_CLOEXEC | O_NONBLOCK))
-        return un_fail_errno(err, UN_STEP_CLONE, "pipe2");
+        return un_fail_errno(err, UN_STEP_CLONE, "can't open a pipe for the reports of PID 1");
     if (!fcntl(reports[0], F_SETOWN, getpid()) && !fcntl(reports[0], F_SETSIG, SIGCHLD) &&
         !fcntl(reports[0], F_SETFL, O_NONBLOCK | O_ASYNC))
         return 0;

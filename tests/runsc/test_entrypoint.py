@@ -297,7 +297,7 @@ def test_a_launch_file_is_required_without_python(without_python: Path) -> None:
         assert (private if "private" in file else plain) in done.stderr
     done = program("--runsc=/usr/bin/runsc", "--", "true")
     assert done.returncode == 125
-    assert "only the launch names runsc" in done.stderr
+    assert "leave out --runsc, or freeze a launch with this --runsc" in done.stderr
 
 
 def test_invalid_environ_fd_is_refused() -> None:

@@ -326,7 +326,7 @@ PASTA = next(path for path in ("/usr/local/bin/pasta", "/usr/bin/pasta") if os.p
     [
         ("#!/bin/sh\necho no luck >&2; exit 3\n", "pasta-failed", "status 3: no luck"),
         ("#!/bin/sh\nkill -9 $$\n", "pasta-failed", "killed by signal 9"),
-        ("#!/bin/sh\nexit 0\n", "pasta-failed", "serves no device"),
+        ("#!/bin/sh\nexit 0\n", "pasta-failed", "pasta has exited"),
         ("#!/bin/sh\nexec sleep 1000\n", "pasta-hung", "not ready after 10 s"),
         (
             "#!/bin/sh\necho \"pasta: unrecognized option '--no-map-gw'\" >&2; exit 1\n",

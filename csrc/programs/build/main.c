@@ -127,7 +127,7 @@ int main(int argc, char **argv)
     size_t size = (size_t)status.st_size;
     void *words = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fds[0], 0);
     if (words == MAP_FAILED) {
-        perror("usernsctl-build: launch");
+        perror("usernsctl-build: can't map the launch into memory");
         return 2;
     }
     if (un_launch_parse(words, size, &launch, &err))

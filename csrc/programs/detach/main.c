@@ -178,7 +178,7 @@ int main(int argc, char **argv)
     int signals = signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK);
     pid_t keeper = signals < 0 || pipe2(ends, O_CLOEXEC) ? -1 : un_fork();
     if (keeper < 0)
-        return sandbox_fail("usernsctl-detach");
+        return sandbox_fail("usernsctl-detach can't open a pipe or fork");
     close(ends[keeper > 0]);
     if (keeper > 0)
         return wait_for_keeper(keeper, ends[0], signals);

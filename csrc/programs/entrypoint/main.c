@@ -474,8 +474,7 @@ static int run_in_gvisor(int argc, char **argv, struct argv_builder *builder)
     if (policy.runsc && !has_python())
         return refuse_usage(
             "--runsc=", policy.runsc,
-            "without Python in the image, only the launch names runsc: leave the option "
-            "out, or freeze a launch with this --runsc");
+            "leave out --runsc, or freeze a launch with this --runsc: the image has no Python");
     if (is_private(&policy) && access(launch, F_OK) && !has_python())
         return refuse_usage("--network=private: there is no ", launch,
                             "freeze one with --network private, in an image with pasta and nft");

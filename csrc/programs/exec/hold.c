@@ -38,7 +38,8 @@ static int send_ready(int socket, struct un_error *err)
             return un_fail_errno(err, UN_STEP_FACTS, un_ns_file(kind));
     }
     if (!un_send(socket, text, sizeof text - 1, fds, UN_NS_COUNT))
-        return un_fail_errno(err, UN_STEP_WAIT, "the creator of the namespace");
+        return un_fail_errno(err, UN_STEP_WAIT,
+                             "can't send descriptors to the creator of the namespace");
     un_close_each(fds, UN_NS_COUNT);
     return 0;
 }

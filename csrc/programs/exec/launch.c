@@ -87,9 +87,10 @@ static int guard(const struct performance *of, struct un_error *err)
     if (!of->launch->of_verb[UN_VERB_BIND])
         return 0;
     if (un_state_directory(environ, state))
-        return un_fail_errno(err, UN_STEP_BIND, "the state directory");
+        return un_fail_errno(err, UN_STEP_BIND, "can't determine the path of the state directory");
     if (un_templates_directory(environ, templates))
-        return un_fail_errno(err, UN_STEP_BIND, "the directory of templates");
+        return un_fail_errno(err, UN_STEP_BIND,
+                             "can't determine the path of the directory of templates");
     const struct un_hidden hidden = {state, *templates ? templates : NULL};
     return un_launch_guard(of->launch, of->file.fd, &hidden, err);
 }

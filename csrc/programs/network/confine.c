@@ -225,7 +225,7 @@ static bool give_up(const struct ports *ports, const int others[2])
 static int fail_confinement(struct un_error *err)
 {
     return un_fail_errno(err, UN_STEP_NETWORK,
-                         "the restrictions of the process for published ports");
+                         "can't confine the process that forwards published ports");
 }
 
 const struct sockaddr_in *confine_forwarder(const struct network *network, int socket,

@@ -79,7 +79,7 @@ int filter_output(const struct network *network, const struct prefixes *denied,
     char output[OUTPUT_MAX];
     un_auto_close int rules = write_rules(network, denied);
     if (rules < 0)
-        return un_fail_errno(err, UN_STEP_NETWORK, "the rules for nft");
+        return un_fail_errno(err, UN_STEP_NETWORK, "can't write the rules for nft");
     struct un_job job = {
         .argv = argv, .output = output, .output_size = sizeof output, .input = rules};
     if (!un_run_jobs(&job, 1, FILTER_MS, err))

@@ -258,7 +258,8 @@ _Noreturn void forward_ports(const struct network *network, int socket)
     struct forwarder *forwarder =
         probe_clients(&network->tcp) ? make_forwarder(&network->tcp) : NULL;
     if (!forwarder)
-        un_fail_errno(&err, UN_STEP_NETWORK, "the sockets and buffers of published ports");
+        un_fail_errno(&err, UN_STEP_NETWORK,
+                      "can't create the sockets or buffers for published ports");
     else
         forwarder->inside = confine_forwarder(network, socket, &err);
     /* NOLINTNEXTLINE(analyzer-malloc-leak): `forwarder` is needed until the process ends. */

@@ -37,7 +37,7 @@ static int bring_up_loopback(struct un_error *err)
     struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP};
     un_auto_close int any = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (any < 0 || ioctl(any, SIOCSIFFLAGS, &request))
-        return un_fail_errno(err, UN_STEP_NETWORK, "the loopback device");
+        return un_fail_errno(err, UN_STEP_NETWORK, "can't bring up the loopback device");
     return 0;
 }
 
@@ -111,7 +111,7 @@ static int make(const struct network *network, int socket, struct un_error *err)
     if (unshare(CLONE_NEWNET))
         return un_fail(err, UN_STEP_UNSHARE, errno,
                        errno == EPERM ? "seccomp-denies-network" : NULL,
-                       "the network of the sandbox");
+                       "can't enter a new network namespace");
     if (bring_up_loopback(err))
         return -1;
     set_if_writable(LOW_PORTS, ALL_PORTS);

@@ -151,7 +151,7 @@ static int pass_listener(struct listener *listener, int listening, struct un_err
 {
     int ends[2];
     if (pipe2(ends, O_CLOEXEC))
-        return un_fail_errno(err, UN_STEP_NETWORK, "the pipe of --listen");
+        return un_fail_errno(err, UN_STEP_NETWORK, "can't create a pipe for --listen");
     const int fds[] = {listening, ends[0]};
     bool is_sent = un_send(listener->socket, "+", 1, fds, 2);
     un_close_quietly(ends[0]);
@@ -159,7 +159,7 @@ static int pass_listener(struct listener *listener, int listening, struct un_err
     /* Keep the write end open until this process exits. Forked children close it, and exit when
      * this process exits. */
     listener->socket = ends[1];
-    return is_sent ? 0 : un_fail_errno(err, UN_STEP_NETWORK, "the socket of --listen");
+    return is_sent ? 0 : un_fail_errno(err, UN_STEP_NETWORK, "can't send the socket of --listen");
 }
 
 static int pass_listeners(struct network *network, int socket, struct un_error *err)
@@ -217,7 +217,7 @@ static int make_network(struct network *network, int *namespace, struct un_error
     int ends[2], status;
     un_auto_free struct prefixes *denied = calloc(1, sizeof *denied);
     if (!denied)
-        return un_fail_errno(err, UN_STEP_NETWORK, "the routes of this machine");
+        return un_fail_errno(err, UN_STEP_NETWORK, "can't store the routes of this machine");
     if (network->pasta && routes_of_machine(denied, err))
         return -1;
     if (bind_ports(network, err))
@@ -277,7 +277,8 @@ static int keep_only(const struct network *network, const int fds[FDS], struct u
         return -1;
     for (size_t i = 0; i < count; i++)
         if (fcntl(keep[i], F_SETFD, FD_CLOEXEC))
-            return un_fail_errno(err, UN_STEP_NETWORK, "the descriptors of usernsctl-network");
+            return un_fail_errno(err, UN_STEP_NETWORK,
+                                 "can't set close-on-exec on a descriptor of usernsctl-network");
     un_auto_close int nothing = un_open_null(O_RDWR);
     for (int fd = 0; fd < 3; fd++)
         /* gcc's analyzer reports a leak, because it assumes that dup2(2) creates a new descriptor.

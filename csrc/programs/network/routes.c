@@ -216,10 +216,11 @@ int routes_of_machine(struct prefixes *found, struct un_error *err)
     if (!bytes || read_consistent_family(AF_INET, bytes, found) ||
         (read_consistent_family(AF_INET6, bytes, found) && errno != EAFNOSUPPORT &&
          errno != EOPNOTSUPP))
-        return errno == ENODATA ? un_fail(err, UN_STEP_NETWORK, 0, NULL,
-                                          "the kernel hides the gateways of nexthop objects; as "
-                                          "root: sysctl net.ipv4.nexthop_compat_mode=1")
-                                : un_fail_errno(err, UN_STEP_NETWORK, "the routes of this machine");
+        return errno == ENODATA
+                   ? un_fail(err, UN_STEP_NETWORK, 0, NULL,
+                             "the kernel hides the gateways of nexthop objects; as "
+                             "root: sysctl net.ipv4.nexthop_compat_mode=1")
+                   : un_fail_errno(err, UN_STEP_NETWORK, "can't read the routes of this machine");
     return 0;
 }
 
@@ -290,7 +291,7 @@ static int fail_route(const struct prefix *to, struct un_error *err)
     char text[INET6_ADDRSTRLEN] = "", detail[INET6_ADDRSTRLEN + 32];
     int errnum = errno;
     inet_ntop(to->family, to->address, text, sizeof text);
-    snprintf(detail, sizeof detail, "the route to %s/%d", text, to->length);
+    snprintf(detail, sizeof detail, "can't add the route to %s/%d", text, to->length);
     errno = errnum;
     return un_fail_errno(err, UN_STEP_NETWORK, detail);
 }
@@ -299,7 +300,7 @@ int routes_deny(const struct prefixes *denied, struct un_error *err)
 {
     un_auto_close int netlink = open_netlink();
     if (netlink < 0)
-        return un_fail_errno(err, UN_STEP_NETWORK, "netlink");
+        return un_fail_errno(err, UN_STEP_NETWORK, "can't open a netlink socket");
     for (size_t i = 0; i < denied->count; i++) {
         const struct prefix *to = &denied->prefix[i];
         struct new_route request = begin_route(to, RTN_UNREACHABLE);
@@ -332,9 +333,9 @@ int route_name_server(const char *device, struct un_error *err)
     inet_pton(AF_INET, NAME_SERVER_4, server.address);
     if (!index || !is_served(device))
         return un_fail(err, UN_STEP_NETWORK, 0, "pasta-failed",
-                       "pasta serves no device, or has ended");
+                       "pasta has exited, or has not configured its network device");
     if (netlink < 0)
-        return un_fail_errno(err, UN_STEP_NETWORK, "netlink");
+        return un_fail_errno(err, UN_STEP_NETWORK, "can't open a netlink socket");
     struct new_route request = begin_route(&server, RTN_UNICAST);
     add_attribute(&request, RTA_OIF, &index, sizeof index);
     return request_route(netlink, &request) ? fail_route(&server, err) : 0;

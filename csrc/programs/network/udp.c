@@ -388,13 +388,14 @@ int start_udp(const struct network *network, int namespace, struct un_error *err
     if (!replies || want_destinations(&network->udp) ||
         socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) ||
         socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, reports))
-        return un_fail_errno(err, UN_STEP_NETWORK, "published UDP ports");
+        return un_fail_errno(err, UN_STEP_NETWORK,
+                             "can't create the sockets or buffers for published UDP ports");
     for (int i = 0; i < 2 && started > 0; i++) {
         started = un_fork();
         if (started)
             continue;
         if (setns(namespace, CLONE_NEWNET)) {
-            un_fail_errno(err, UN_STEP_SETNS, "the network of the sandbox");
+            un_fail_errno(err, UN_STEP_SETNS, "can't join the network namespace of the sandbox");
             report_start(reports[1], false, err);
         }
         if (i)

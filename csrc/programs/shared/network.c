@@ -70,7 +70,8 @@ static int drop_capabilities(struct un_error *err)
 {
     struct un_cap_sets sets;
     if (prctl(PR_CAPBSET_READ, CAP_NET_ADMIN, 0, 0, 0) == 1 && un_caps_drop_bounding(ONLY_NETWORK))
-        return un_fail_errno(err, UN_STEP_CAPABILITIES, "bounding set");
+        return un_fail_errno(err, UN_STEP_CAPABILITIES,
+                             "can't drop capabilities from the bounding set");
     if (un_caps_get(&sets))
         return un_fail_errno(err, UN_STEP_CAPABILITIES, "capget");
     sets.data[0].effective &= ~(uint32_t)ONLY_NETWORK;
@@ -89,7 +90,7 @@ static int join_network(char **words, size_t count, int *keeper_pidfd, struct un
     un_auto_free char **argv = calloc(count + 3, sizeof *argv);
     un_auto_close int self = un_pidfd_open(getpid());
     if (!argv || self < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
-        return un_fail_errno(err, UN_STEP_NETWORK, "usernsctl-network");
+        return un_fail_errno(err, UN_STEP_NETWORK, "can't start usernsctl-network");
     snprintf(numbers[0], sizeof numbers[0], "%d", self);
     snprintf(numbers[1], sizeof numbers[1], "%d", ends[1]);
     argv[0] = words[0];
@@ -103,12 +104,13 @@ static int join_network(char **words, size_t count, int *keeper_pidfd, struct un
                              .arg = &keeper};
     int failed = un_clone(&clone);
     if (failed)
-        un_fail_errno(err, UN_STEP_CLONE, "usernsctl-network");
+        un_fail_errno(err, UN_STEP_CLONE, "can't start usernsctl-network");
     close(ends[1]);
     failed = failed || wait_for_report(ends[0], &namespace, err);
     close(ends[0]);
     if (!failed && setns(namespace, CLONE_NEWNET))
-        failed = un_fail_errno(err, UN_STEP_SETNS, "the network of the sandbox");
+        failed =
+            un_fail_errno(err, UN_STEP_SETNS, "can't join the network namespace of the sandbox");
     un_close_quietly(namespace);
     *keeper_pidfd = failed ? -1 : clone.pidfd;
     if (failed && clone.pid > 0)

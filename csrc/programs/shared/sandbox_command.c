@@ -48,7 +48,7 @@ static _Noreturn void become_sandbox_command(char **argv, const struct sandbox_g
                                              const sigset_t *mask, const struct sigaction *sigchld)
 {
     if (sandbox_group_enter(group))
-        _exit(sandbox_fail("control group"));
+        _exit(sandbox_fail("can't enter the control group of the sandbox"));
     sigaction(SIGCHLD, sigchld, NULL);
     sigprocmask(SIG_SETMASK, mask, NULL);
     un_make_fd_room();

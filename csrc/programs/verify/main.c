@@ -164,7 +164,7 @@ static int explain_exec_failure(bool in_json, const char *path, long errnum)
     if (errnum == ENOEXEC)
         return write_complaint(in_json, NOT_EXECUTABLE, path,
                                "neither a program nor a script that begins with #!");
-    return write_complaint(in_json, NOT_EXECUTABLE, path, "the sandbox's kernel can't execute it");
+    return write_complaint(in_json, NOT_EXECUTABLE, path, "gVisor's kernel can't execute the file");
 }
 
 /* Searches the directories in `at`, the value of PATH, for the payload, and executes it. Returns

@@ -78,8 +78,8 @@ static void report_failure_of_runsc(const struct un_runsc_logs *logs,
     } else {
         add_more(&details, logs);
         report.details = un_text_end(&details);
-        report.more = "usernsctl run --debug-log DIR -- COMMAND; usernsctl explain --debug-log DIR"
-                      "    # needs the Python package of usernsctl";
+        report.more = "usernsctl run --debug-log DIR -- CMD; usernsctl explain --debug-log DIR"
+                      "    # needs Python";
     }
     report_message(report);
     un_text_free(&details);

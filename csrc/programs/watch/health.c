@@ -144,7 +144,7 @@ static int join_watcher(const struct watcher *of, struct un_error *err)
     joined.fd[UN_NS_USER] = openat(of->proc, "ns/user", O_RDONLY | O_CLOEXEC);
     joined.fd[UN_NS_MOUNT] = openat(of->proc, "ns/mnt", O_RDONLY | O_CLOEXEC);
     int failed = joined.fd[UN_NS_USER] < 0 || joined.fd[UN_NS_MOUNT] < 0
-                     ? un_fail_errno(err, UN_STEP_SETNS, "the namespaces of " SELF)
+                     ? un_fail_errno(err, UN_STEP_SETNS, "can't open the namespaces of " SELF)
                      : un_namespace_join(&joined, err);
     un_close_each(joined.fd, UN_NS_COUNT);
     return failed;

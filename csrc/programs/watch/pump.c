@@ -200,7 +200,7 @@ int pump_start(struct pump *pump, struct un_error *err)
     struct output outputs[2] = {{.from = -1}, {.from = -1}};
     un_auto_close int self = un_pidfd_open(getpid());
     if (self < 0 || prepare_outputs(pump, outputs))
-        return un_fail_errno(err, UN_STEP_STDIO, "the pipes of --max-output");
+        return un_fail_errno(err, UN_STEP_STDIO, "can't open the pipes for --max-output");
     /* Block signals in the pump, because handling them is up to the watcher, and because a write to
      * a closed pipe must fail instead of killing the pump by SIGPIPE. */
     uint64_t mask = un_block_signals();

@@ -376,7 +376,7 @@ def shared(seen: Seen) -> Evidence:
     probe = seen.probes.get("ranges")
     lines = probe.detail.split("\n") if probe and probe.outcome == "ok" else []
     # The core's notice about overlapping ranges contains these words (csrc/facts/subid.c).
-    return tuple(line for line in lines if "ids that this user has too" in line)
+    return tuple(line for line in lines if "overlap a range of this user" in line)
 
 
 # ---- mounts and runsc --------------------------------------------------------------------------

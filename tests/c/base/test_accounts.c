@@ -122,9 +122,9 @@ static void unknown_names_are_refused(void)
     CHECK_TEXT(err.detail, "the sandbox has no user 'app': /etc/passwd has no such name");
     CHECK_TEXT(err.cause, "user-unknown");
     CHECK_INT(find("app", NULL, NULL, ""), -1);
-    CHECK_TEXT(err.detail, "the sandbox has no user 'app': it has no /etc/passwd");
+    CHECK_TEXT(err.detail, "the sandbox has no user 'app': /etc/passwd is missing in the sandbox");
     CHECK_INT(find("7", "app", NULL, NULL), -1);
-    CHECK_TEXT(err.detail, "the sandbox has no group 'app': it has no /etc/group");
+    CHECK_TEXT(err.detail, "the sandbox has no group 'app': /etc/group is missing in the sandbox");
     CHECK_HAS(err.remedy, "give numbers");
 }
 

@@ -160,11 +160,11 @@ static void a_large_file_is_read_to_its_end(void)
     /* Ranges that overlap another user's range are reported, even if the other user's line comes
      * first. */
     CHECK_INT(notices.len, 1);
-    CHECK_HAS(notices.text[0], "grants last ids that this user has too: 100001:1");
+    CHECK_HAS(notices.text[0], "the ids 100001:1 of last overlap a range of this user");
     memcpy(text, "early:5:3\n#", 11);
     read_text(text, "anna", 1000);
     CHECK_INT(notices.len, 2);
-    CHECK_HAS(notices.text[0], "line 1 grants early ids that this user has too: 5:3");
+    CHECK_HAS(notices.text[0], "line 1: the ids 5:3 of early overlap a range of this user");
 }
 
 static void lines_that_are_too_long_are_skipped(void)
@@ -251,8 +251,8 @@ static void overlapping_grants_are_reported(void)
         CHECK(ranges.len >= 1);
         CHECK_INT(notices.len, cases[i].shared);
         if (cases[i].shared) {
-            CHECK_HAS(notices.text[0], "line 1 grants ");
-            CHECK_HAS(notices.text[0], "ids that this user has too");
+            CHECK_HAS(notices.text[0], "line 1: the ids ");
+            CHECK_HAS(notices.text[0], "overlap a range of this user");
         }
     }
 }

@@ -193,7 +193,7 @@ static void special_files_are_no_mount_points(void)
     CHECK_INT(bind(server, (const struct sockaddr *)&name, sizeof name), 0);
     check_build_fails(LINES(FILE_AND_TREE, "bind 0 /fifo ro"),
                       "/fifo is a FIFO, and gVisor can't mount anything on it");
-    CHECK_HAS(remedy, "remove it from the root filesystem");
+    CHECK_HAS(remedy, "remove /fifo from the root filesystem");
     check_build_fails(LINES(FILE_AND_TREE, "bind 0 /socket ro"), "/socket is a socket, and");
     close(server);
 }

@@ -148,9 +148,9 @@ static void a_wrong_argument_is_named(void)
     static const struct {
         const char *line, *right;
     } wrong[] = {
-        {"machine ../usr", "one name"},
-        {"machine ..", "one name"},
-        {"machine ", "one name"},
+        {"machine ../usr", "a file name without a slash"},
+        {"machine ..", "a file name without a slash"},
+        {"machine ", "a file name without a slash"},
         {"hide-private etc", "an absolute path"},
         {"directory /a 8", "permissions in octal"},
         {"directory /a 10000", "permissions in octal"},
@@ -177,8 +177,8 @@ static void a_wrong_argument_is_named(void)
     for (size_t i = 0; i < COUNT(wrong); i++)
         lines_are_refused(LINES("source own /", "scratch /mnt", wrong[i].line), wrong[i].right);
     lines_are_refused(LINES("source where /"), "own, follow or exact");
-    lines_are_refused(LINES("idmap --root=/"), "an option about ids");
-    lines_are_refused(LINES("idmap --mount"), "an option about ids");
+    lines_are_refused(LINES("idmap --root=/"), "an id-map option");
+    lines_are_refused(LINES("idmap --mount"), "an id-map option");
     lines_are_refused(LINES("oom-score 1001"), "from -1000 to 1000");
     lines_are_refused(LINES("user -1 0"), "an id");
 }

@@ -297,7 +297,7 @@ def test_threads_are_a_warning() -> None:
 
 
 def test_shared_ranges_are_a_warning() -> None:
-    line = "/etc/subuid, line 2 grants bob ids that this user has too: 100000:65536"
+    line = "/etc/subuid, line 2: the ids 100000:65536 of bob overlap a range of this user"
     tried = probes(Probe(name="ranges", outcome="ok", detail=f"something\n{line}"))
     (found,) = findings_of(healthy(), tried, "range")
     assert (found.id, found.blocks, found.evidence) == ("ranges-shared", False, (line,))

@@ -75,8 +75,8 @@ def test_silent_end_of_runsc_is_reported_with_its_status(tmp_path: Path) -> None
     for status, said, cause in (
         (0, "runsc ended with status 0,", "runsc-ran-nothing"),
         (1, "runsc ended with status 1,", "runsc-ran-nothing"),
-        (139, "runsc ended by signal 11 (", "runsc-killed"),
-        (159, "runsc ended by signal 31 (", "runsc-killed"),
+        (139, "runsc was killed by signal 11 (", "runsc-killed"),
+        (159, "runsc was killed by signal 31 (", "runsc-killed"),
     ):
         text = watcher_message(tmp_path, status)
         assert text.startswith(f"usernsctl: runsc: {said}")

@@ -68,7 +68,7 @@ static int run_in_network(void *arg)
     CHECK_INT(connect_to("10.79.0.3"), EHOSTUNREACH);
     CHECK_INT(routes_deny(&wrong, &err), -1);
     CHECK_INT(err.errnum, EINVAL);
-    CHECK_HAS(err.detail, "the route to 10.0.0.0/99");
+    CHECK_HAS(err.detail, "can't add the route to 10.0.0.0/99");
     found.count = PREFIXES_MAX;
     memset(found.prefix, 0, sizeof found.prefix);
     CHECK_INT(routes_of_machine(&found, &err), -1);
