@@ -222,8 +222,8 @@ def __dir__() -> list[str]:
 # Reject an import from a zip archive: the kernel can't execute the native programs in it.
 if not _os.path.isdir(_os.path.dirname(__file__)):
     raise ImportError(
-        f"usernsctl can't execute its programs in the archive {_os.path.dirname(__file__)}: "
-        "let pip install usernsctl into a directory",
+        f"the programs of usernsctl can't be executed from the archive "
+        f"{_os.path.dirname(__file__)}: install usernsctl into a directory",
         name=__name__,
         path=__file__,
     )

@@ -286,7 +286,7 @@ def _check_names(kind: str, names: frozenset[str], known: Iterable[str]) -> None
     known = sorted(known)
     for name in sorted(names.difference(known)):
         raise HardeningError(
-            f"{name!r} is not a {kind}; known are {', '.join(known)}", step="prctl"
+            f"{name!r} is not a {kind}; valid names: {', '.join(known)}", step="prctl"
         )
 
 

@@ -624,7 +624,7 @@ def test_a_client_cannot_flood_the_log_with_refusals(own: Proxied) -> None:
     assert own.report()["denied"] == MAX_TEXTS + 5
     lines = os.pread(own.log, 1 << 20, 0).decode("ascii").splitlines()
     assert len(lines) == MAX_TEXTS + 1
-    assert lines[-1] == ("usernsctl: further refusals are only counted, after 255 different ones")
+    assert lines[-1] == "usernsctl: printed 255 different refusals; more refusals are only counted"
 
 
 def test_only_some_addresses_of_a_name_are_tried() -> None:

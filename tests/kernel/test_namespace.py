@@ -226,7 +226,7 @@ def test_a_namespace_can_not_be_pickled() -> None:
 
 def test_an_unreferenced_namespace_is_closed_with_a_warning() -> None:
     before = open_descriptors()
-    with pytest.warns(ResourceWarning, match="the namespace was forgotten before it was closed"):
+    with pytest.warns(ResourceWarning, match="the namespace was not closed: call close"):
         Namespace.create(uts=True)
     assert open_descriptors() == before
 

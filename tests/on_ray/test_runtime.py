@@ -113,7 +113,7 @@ def test_runtime_ends_sandboxes_after_their_ttl(runtime_of_ray: UsernsctlRuntime
     [
         ({"network": "public"}, ray_sandbox.SandboxCreationError, "choose 'none' or 'host'"),
         ({"network": "wrong"}, ValueError, "wrong"),
-        ({"capabilities": []}, ray_sandbox.SandboxCreationError, "only for an image"),
+        ({"capabilities": []}, ray_sandbox.SandboxCreationError, "capabilities needs an image"),
         ({"memory": "1Mi"}, ray_sandbox.SandboxCreationError, "memory"),
         ({"env": {"A=B": ""}}, ray_sandbox.SandboxCreationError, "'A', with a ="),
         ({"image": "/no/such/image.tar"}, ray_sandbox.SandboxCreationError, "not found"),

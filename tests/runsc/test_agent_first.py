@@ -149,7 +149,7 @@ def test_special_files_at_the_path_of_the_agent_are_refused(tmp_path: Path, kind
     before = open_descriptors()
     with pytest.raises(un.BindError, match=r"not a regular file|is a (FIFO|socket)") as caught:
         un.SandboxHost(rootfs=str(rootfs))
-    assert caught.value.remedy == "remove it from the root filesystem"
+    assert caught.value.remedy == "remove /.usernsctl-agent from the root filesystem"
     assert open_descriptors() == before
 
 
@@ -179,7 +179,7 @@ def test_streams_without_a_first_command_are_refused(host: un.SandboxHost) -> No
         "stderr": un.STDOUT,
     }
     for name, value in wrong.items():
-        with pytest.raises(ValueError, match=f"{name}: without a first command"):
+        with pytest.raises(ValueError, match=f"{name} needs a first command"):
             host.start(None, **{name: value})
     with pytest.raises(ValueError, match="args is empty"):
         host.start([])

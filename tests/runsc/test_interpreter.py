@@ -400,7 +400,7 @@ def test_forgotten_interpreter_is_killed(box: un.Sandbox) -> None:
     python.run(f"import subprocess; subprocess.Popen(['sleep', '{mark}'])")
     forgotten = [python]
     del python
-    with pytest.warns(ResourceWarning, match="an interpreter was forgotten"):
+    with pytest.warns(ResourceWarning, match="an interpreter was not closed"):
         forgotten.clear()
     wait_until_killed(box, mark)
 

@@ -131,7 +131,7 @@ def test_a_namespace_with_another_network_is_refused(
     try:
         done = made.run("run", "--in", "web", option, "--", "echo", "started")
         assert (done.returncode, done.stdout) == (125, "")
-        assert "the namespace web has a network of its own, not a private one" in done.stderr
+        assert "the namespace web was created with --net, not --net private" in done.stderr
     finally:
         done = made.run("ns", "remove", "web")
     assert done.returncode == 0, done.stderr

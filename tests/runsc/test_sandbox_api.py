@@ -397,12 +397,12 @@ def test_descriptors_above_1023_work(host: un.SandboxHost, detach: bool, runtime
 def test_dropped_sandbox_is_closed_with_a_warning(host: un.SandboxHost) -> None:
     boxes = [host.start(["sleep", "1000"])]
     pid = boxes[0].init.pid
-    with pytest.warns(ResourceWarning, match="a sandbox was forgotten before it was closed"):
+    with pytest.warns(ResourceWarning, match="a sandbox was not closed: call close"):
         boxes.clear()
     assert not Path(f"/proc/{pid}").exists()
 
 
 def test_dropped_sandbox_host_is_closed_with_a_warning() -> None:
     hosts = [un.SandboxHost()]
-    with pytest.warns(ResourceWarning, match="a SandboxHost was forgotten before it was closed"):
+    with pytest.warns(ResourceWarning, match="a SandboxHost was not closed: call close"):
         hosts.clear()

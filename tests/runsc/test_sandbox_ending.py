@@ -187,7 +187,7 @@ def test_fd_parking_process_does_not_delay_the_end(
         time.sleep(0.02)
 
 
-@pytest.mark.filterwarnings("ignore:.*was forgotten:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:.*was not closed:ResourceWarning")
 def test_interrupt_at_the_end_of_a_start_ends_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check that the sandbox ends if KeyboardInterrupt interrupts host.start() at its end.
 

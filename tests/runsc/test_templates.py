@@ -448,7 +448,7 @@ def test_close_removes_the_checkpoint_image(host: un.SandboxHost) -> None:
 
 def test_dropped_template_is_closed_with_a_warning(host: un.SandboxHost) -> None:
     made = host.template([*PYTHON, ECHO], ready="READY")
-    with pytest.warns(ResourceWarning, match="a template was forgotten"):
+    with pytest.warns(ResourceWarning, match="a template was not closed"):
         del made
 
 

@@ -225,7 +225,7 @@ def test_template_of_an_unnamed_namespace_is_loaded_there(tmp_path: Path) -> Non
     [
         ({"version": "0.0.1"}, "usernsctl 0.0.1 created the template"),
         ({"runsc": ["release-20200101.0", 5, 6]}, "was release-20200101.0 when the template was"),
-        ({"flags": ["host", "default"]}, "the network was host, and the platform default"),
+        ({"flags": ["host", "default"]}, "created with network host and platform default"),
         ({"files": [["/usr/bin/sh", 1, 2]]}, "/usr/bin/sh in the root filesystem has changed"),
         ({"files": [["/usr/none", 1, 2]]}, "/usr/none in the root filesystem has changed"),
     ],

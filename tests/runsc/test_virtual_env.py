@@ -165,7 +165,8 @@ def test_environment_with_other_files_is_not_mounted(environment: Environment, e
     (environment.path / entry).write_text("secret")
     shown, message = environment.shown("python")
     assert shown == []
-    assert f"it also has {entry}; to show it, add --bind {environment.path}" in message
+    why = f"contains {entry}, which is not part of a virtual environment"
+    assert f"{why}; to show it, add --bind {environment.path}" in message
     done = environment.run("python3", *PREFIX)
     assert done.stdout.split()[0] == "/usr"
     assert "the virtual environment of " in done.stderr
@@ -272,4 +273,4 @@ class TestHostileEnvironments:
         (environment.home / "bin").mkdir()
         (environment.home / "bin/tool").symlink_to("/usr/bin/true")
         shown, message = environment.shown("tool")
-        assert (shown, "it also has .ssh" in message) == ([], True)
+        assert (shown, "its directory contains .ssh, which" in message) == ([], True)

@@ -111,6 +111,6 @@ def test_import_from_an_archive_raises(tmp_path: Path) -> None:
         assert done.returncode == 1
         last = done.stderr.splitlines()[-1]
         assert last.startswith(
-            f"ImportError: usernsctl can't execute its programs in the archive {archive}/"
+            f"ImportError: the programs of usernsctl can't be executed from the archive {archive}/"
         )
-        assert "let pip install usernsctl" in last
+        assert "install usernsctl into a directory" in last

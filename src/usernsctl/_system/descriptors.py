@@ -269,7 +269,8 @@ class Closing:
         if self._holds():
             try:
                 if os.getpid() == self._creator:
-                    warn_forgotten(self, f"{self._what} was forgotten before it was closed")
+                    text = f"{self._what} was not closed: call close(), or use a with block"
+                    warn_forgotten(self, text)
             finally:
                 # Close the object in a `finally` clause, because -W error turns the warning into an
                 # exception.

@@ -565,7 +565,7 @@ def check_name(name: str, what: str) -> str:
         shown = name if len(name) <= 80 else f"{name[:80]}..."
         raise InvalidNameError(
             f"{shown!r} can't be {what}: only 1 to 64 of A-Z a-z 0-9 _ . - are allowed, "
-            "and no . or - first",
+            "and no . or - at the start",
             step="name",
             cause="name-invalid",
         )

@@ -108,7 +108,9 @@ class TreeWriter:
             tree is complete.
         """
         if self.is_in_file or self.is_complete:
-            raise ValueError("an entry follows an open file, or the end of the tree")
+            raise ValueError(
+                "an entry begins before the end of a file, or after the end of the tree"
+            )
         if not self._levels:
             if name or self._has_begun:
                 raise ValueError("the tree has a second root, or its root has a name")

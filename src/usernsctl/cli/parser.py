@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: parser.
 VERBS = {
     "run": ("Run CMD in gVisor: on a kernel of its own, without root.", "run:parser"),
-    "freeze": ("Save a run to a file, a launch, to start it without Python.", "freeze:parser"),
+    "freeze": ("Save a run as a launch, a file that starts without Python.", "freeze:parser"),
     "wrap": ("Write a script that runs CMD in gVisor.", "wrap:parser"),
     "exec": ("Execute a command in a new user namespace.", "exec:parser"),
     "bundle": ("Create, check or fix an OCI bundle.", "bundle:parser"),

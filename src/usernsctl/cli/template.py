@@ -276,7 +276,7 @@ def run_(
             return _wait(lambda: python.start(args, env=env, cwd=cwd, **streams))
     elif args or settings or cwd is not None:
         raise UsageError(
-            f"the template {name!r} has a running command, which can get no ARG, --env or --wd"
+            f"ARG, --env and --wd do not apply to the template {name!r}: its command already runs"
         )
     else:
         with (

@@ -356,7 +356,7 @@ class _Transport(asyncio.SubprocessTransport):
         # Do nothing in a forked child, because the parent owns the command.
         if not self._closed and os.getpid() == self._creator:
             try:
-                warn_forgotten(self, f"process {self._popen.pid} was forgotten while it ran")
+                warn_forgotten(self, f"subprocess {self._popen.pid} is still running")
             finally:
                 self.close()
 

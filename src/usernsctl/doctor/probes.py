@@ -187,13 +187,13 @@ def _try(step: Step, seconds: float) -> Probe:
     try:
         output, status = _split_status(*_run(words, seconds + _GRACE))
     except FileNotFoundError as error:
-        raise missing_program("usernsctl-probe", "tries the steps") from error
+        raise missing_program("usernsctl-probe", "runs the probes") from error
     except OSError as error:
         return Probe(
             name=START,
             outcome="failed",
             errno=error.errno or 0,
-            detail=f"no child can be started and waited for: {error.strerror}",
+            detail=f"can't start a child process and wait for it: {error.strerror}",
             cause="process-limit" if error.errno == errno.EAGAIN else None,
         )
     if status == -signal.SIGSYS:

@@ -81,7 +81,7 @@ def _finding(number: int, finding: Finding, report: Report) -> Iterator[str]:
         for index, line in enumerate(evidence.split("\n")):
             yield from _labelled("" if index else "seen", line)
     if finding.cause is None:
-        yield from _labelled("next", "usernsctl doctor --json has all that was read and tried")
+        yield from _labelled("next", "usernsctl doctor --json prints all facts and probe results")
         return
     yield from _labelled("why", finding.cause.why)
     lines = remedy(report, finding.cause, place(report)).split("\n")

@@ -140,7 +140,7 @@ def user_ids(given: Any) -> tuple[int, int]:
     """
     user = user_of(given)
     if isinstance(user, NamedUser):
-        raise ValueError(f"user: {given!r} has a name: give numbers")
+        raise ValueError(f"user: {given!r} has a name, but must consist of ids, as in 1000:1000")
     return user
 
 
@@ -212,9 +212,12 @@ def variables(env: Mapping[str, str] | None) -> dict[str, str]:
         except TypeError as error:
             raise TypeError(f"env: names and values must be text: {error}") from None
     for name, value in found.items():
-        if not name or "=" in name:
-            what = f"{name.partition('=')[0]!r}, with a = after it," if name else "an empty name"
-            raise ValueError(f"env: {what} can't be the name of a variable")
+        if not name:
+            raise ValueError("env: the name of a variable is empty")
+        if "=" in name:
+            # Do not quote the rest of the name, which may be a secret value.
+            start = name.partition("=")[0]
+            raise ValueError(f"env: the name that begins with {start!r} contains =")
         if "\0" in name + value:
             where = "a name" if "\0" in name else f"the value of {name!r}"
             raise ValueError(f"env: {where} has a NUL character")
@@ -279,7 +282,9 @@ def check_no_command(**options: Any) -> None:
     """
     for name, given in options.items():
         if given not in (None, False, popen.DEVNULL):
-            raise ValueError(f"{name}: without a first command, pass {name} to run() or popen()")
+            raise ValueError(
+                f"{name} needs a first command: pass {name} to run() or popen() instead"
+            )
 
 
 def check_streams(

@@ -97,12 +97,12 @@ def refusal(family: int, address: str) -> str | None:
     :param address: the address as text, as getaddrinfo(3) returns it.
     """
     if family not in (AF_INET, AF_INET6):
-        return "an address of another family"
+        return "neither an IPv4 nor an IPv6 address"
     try:
         number = int.from_bytes(inet_pton(family, address))
     except OSError:
         # inet_pton(3) rejects an address with a zone, such as fe80::1%eth0.
-        return "an address of one link"
+        return "a link-local address with a zone"
     for network, shift, reason in _IPV4_TABLE if family == AF_INET else _IPV6_TABLE:
         if number >> shift == network:
             return reason

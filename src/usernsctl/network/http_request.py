@@ -173,7 +173,7 @@ def _authority(text: bytes, default: int | None) -> tuple[str, int]:
             raise BadRequest("the target of CONNECT must be HOST:PORT")
         host, number = text, default
     else:
-        number = _number(port, 5)
+        number = _number("the port", port, 5)
         if not 1 <= number <= 65535:
             raise BadRequest("the port is not from 1 to 65535")
     try:
@@ -203,7 +203,7 @@ def _body_length(fields: list[tuple[bytes, bytes]], version: bytes) -> int | Non
     coding = _only(fields, b"transfer-encoding")
     length = _only(fields, b"content-length")
     if coding is None:
-        return 0 if length is None else _number(length, _MAX_LENGTH_DIGITS)
+        return 0 if length is None else _number("Content-Length", length, _MAX_LENGTH_DIGITS)
     if length is not None:
         raise BadRequest("the request has both content-length and transfer-encoding")
     if coding.lower() != b"chunked" or version != b"HTTP/1.1":
@@ -229,9 +229,9 @@ def _host_field(name: str, port: int) -> bytes:
     return (name if port == 80 else f"{name}:{port}").encode("ascii")
 
 
-def _number(text: bytes, digits: int) -> int:
+def _number(what: str, text: bytes, digits: int) -> int:
     if not text or len(text) > digits or not _DIGITS.issuperset(text):
-        raise BadRequest("a number is malformed or too large")
+        raise BadRequest(f"{what} is malformed or too large")
     return int(text)
 
 

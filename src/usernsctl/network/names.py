@@ -142,7 +142,7 @@ def normal_name(text: str) -> str:
 
 def _check_label(label: str) -> None:
     if not label:
-        raise NotAName("there is nothing between two dots")
+        raise NotAName("a label of the name is empty")
     if "*" in label:
         raise NotAName("* must be the whole first label, as in *.example.com")
     if not _LABEL.issuperset(label):

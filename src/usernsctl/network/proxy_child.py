@@ -54,7 +54,7 @@ class _Log:
             self._print(f"refused {text}")
         if is_last:
             self._print(
-                f"further refusals are only counted, after {refusals.MAX_TEXTS} different ones"
+                f"printed {refusals.MAX_TEXTS} different refusals; more refusals are only counted"
             )
 
     def _print(self, message: str) -> None:

@@ -46,7 +46,7 @@ class AllowedRange:
         except ValueError as error:
             raise ValueError(f"{form}: {error}") from None
         if network.version == 6 and network.subnet_of(ipaddress.IPv6Network("::ffff:0:0/96")):
-            raise ValueError(f"{text!r} has IPv4 addresses in the form of IPv6; write them as IPv4")
+            raise ValueError(f"{text!r} has IPv4-mapped IPv6 addresses; write IPv4 addresses")
         if not colon:
             return cls(str(network))
         first, dash, last = port.partition("-")

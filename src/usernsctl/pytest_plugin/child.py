@@ -215,7 +215,7 @@ class Child:
         """
         __tracebackhide__ = True
         if not wait_readable(self._channel.fileno(), self._pidfd, timeout=_START_SECONDS):
-            reason = f"the process of the test was not in its namespaces after {_START_SECONDS:g} s"
+            reason = f"the test's process did not enter its namespaces within {_START_SECONDS:g} s"
             pytest.fail(reason, pytrace=False)
         self._namespace = self._channel.receive_namespace()
         while (message := self._channel.receive(self._pidfd)) is not None:

@@ -57,10 +57,10 @@ class Needs:
                 return
             if (named := _CAPABILITY.fullmatch(word)) and named[1].lower() in hardening.names():
                 return
-        known = ", ".join([*self._trials, "kernel>=5.12", "cap:SYS_ADMIN"])
+        known = ", ".join(self._trials)
         raise pytest.UsageError(
-            f"{word!r} is not a requirement; known are {known}, with any version and any "
-            "capability of capabilities(7)"
+            f"{word!r} is not a requirement; use {known}, kernel>=VERSION, as in kernel>=5.12, or "
+            "cap:NAME, as in cap:SYS_ADMIN"
         )
 
     def __call__(self, *words: str) -> None:

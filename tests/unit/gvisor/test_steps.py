@@ -117,7 +117,7 @@ def test_encoded_size_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_number_of_arguments_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     count = launch().encode().count(b"\0")
     monkeypatch.setattr(steps, "WORDS_MAX", count - 1)
-    with pytest.raises(CommandError, match=f"{count} words"):
+    with pytest.raises(CommandError, match=f"{count} strings"):
         launch().encode()
 
 

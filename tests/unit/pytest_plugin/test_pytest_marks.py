@@ -172,7 +172,7 @@ MISTAKES = [
     ("userns(pid=True, init=1)", "userns: init must be True or False, not 1"),
     (
         "userns_requires('kernell>=5')",
-        "'kernell>=5' is not a requirement; known are userns, *kernel>=5.12*",
+        "'kernell>=5' is not a requirement; use userns, *kernel>=5.12*",
     ),
     ("userns_requires('kernel>=new')", "'kernel>=new' is not a requirement; *"),
     ("userns_requires('cap:SYS_ADMN')", "'cap:SYS_ADMN' is not a requirement; *cap:SYS_ADMIN*"),
@@ -203,7 +203,7 @@ def test_invalid_marks_are_reported_before_any_test(session: pytest.Pytester) ->
     [
         ("--pdb", "*::test_it: --pdb and --trace need a terminal*-m 'not userns'"),
         ("--trace", "*::test_it: --pdb and --trace need a terminal*-m 'not userns'"),
-        ("--userns-must-work=magic", "*'magic' is not a requirement; known are userns*"),
+        ("--userns-must-work=magic", "*'magic' is not a requirement; use userns*"),
     ],
 )
 def test_unsupported_options_are_refused(run_tests: RunTests, option: str, message: str) -> None:

@@ -293,7 +293,7 @@ def test_timeout_entering_namespaces_is_a_failure(
         """
     )
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["the process of the test was not in its namespaces after 0.3 s"])
+    result.stdout.fnmatch_lines(["the test's process did not enter its namespaces within 0.3 s"])
 
 
 def test_processes_forked_by_a_test_do_not_report(run_tests: RunTests) -> None:

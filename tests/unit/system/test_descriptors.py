@@ -164,7 +164,7 @@ def test_object_is_closed_by_block_or_garbage_collection() -> None:
         assert log == ["begin"]
     assert log == ["begin", "closed"]
     del closing
-    with pytest.warns(ResourceWarning, match="the thing was forgotten before it was closed"):
+    with pytest.warns(ResourceWarning, match="the thing was not closed: call close"):
         ClosingLog(log)
     assert log == ["begin", "closed", "closed"]
     with warnings.catch_warnings():

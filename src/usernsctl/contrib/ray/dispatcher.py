@@ -293,9 +293,9 @@ class Dispatcher:
             self._unready_since = time.monotonic()
             last = f"; the last failure: {self._last_failure}" if self._last_failure else ""
             error = PoolTimeoutError(
-                f"no actor was ready within {self._start_timeout:g} s: "
-                f"{len(self._slots) + len(self._delayed)} wait for a node, or start; the cluster "
-                f"has {_resources()}{last}",
+                f"no actor was ready within {self._start_timeout:g} s; actors that start or wait "
+                f"for a node: {len(self._slots) + len(self._delayed)}; the cluster has "
+                f"{_resources()}{last}",
                 step="pool",
                 remedy="ray start --address=ADDRESS --resources='{\"sandboxes\": 8}'",
             )

@@ -146,8 +146,7 @@ class UsernsctlBackend(_Backend):
         if os.path.isdir(config.image):
             if config.capabilities is not None:
                 raise ray_sandbox.SandboxCreationError(
-                    "capabilities: only for an image, and not for a root filesystem, "
-                    f"{config.image!r}"
+                    f"capabilities needs an image, but {config.image!r} is a root filesystem"
                 )
             if os.path.realpath(config.image) != "/":
                 options["rootfs"] = config.image

@@ -303,12 +303,12 @@ class _Copy:
     def program_error(self, what: str) -> SandboxFileError:
         """Return the error for a copying program in the sandbox that failed or misbehaved."""
         return SandboxFileError(
-            f"{self.path} in the sandbox {self.place.id}: the program that copies {what}",
+            f"{self.path} in the sandbox {self.place.id}: the copy program {what}",
             step="inside",
             filename=self.path,
             cause="sandbox-agent",
-            remedy="close the sandbox: a program inside may have killed or replaced the one that "
-            "copies files",
+            remedy="close the sandbox: a program inside may have killed or replaced the copy "
+            "program",
         )
 
     def _ended_error(self) -> Exception:
@@ -355,7 +355,7 @@ class _Copy:
 _REASONS = {
     errno.EINVAL: "neither a regular file nor a directory",
     errno.ENXIO: "a FIFO or socket, not a regular file",
-    errno.EPROTO: "the program that copies has received invalid records",
+    errno.EPROTO: "the copy program in the sandbox received invalid records",
     errno.ENAMETOOLONG: "a name or path is too long, or a tree has more than "
     f"{records.DEPTH_MAX} levels",
 }
@@ -510,8 +510,8 @@ class _Getting:
     def _twice_error(self, path: str) -> SandboxFileError:
         where = os.path.join(self._destination, path)
         return SandboxFileError.kind_for(errno.EEXIST)(
-            f"{where}: the copy has this file already: the directory inside has changed, "
-            "or case is ignored outside",
+            f"{where} exists already in the copy: the source has changed, "
+            "or the target filesystem ignores case",
             step="outside",
             errno=errno.EEXIST,
             filename=where,

@@ -245,7 +245,9 @@ def read_start(data: bytes) -> Started | Failed:
         if not 0 < number <= _ERRNO_MAX or step not in STEPS:
             raise ProtocolError(f"the failure has errno {number} and step {step}")
         return Failed(number, STEPS[step])
-    raise ProtocolError(f"{len(data)} bytes of kind {kind} are not an answer to a start")
+    raise ProtocolError(
+        f"{len(data)} bytes of kind {kind} are not a valid answer to a start request"
+    )
 
 
 def read_end(data: bytes) -> Ended:
@@ -255,7 +257,7 @@ def read_end(data: bytes) -> Ended:
     """
     kind, value = _kind_and_value(data)
     if kind != _ENDED_KIND or len(data) != _ENDED.size:
-        raise ProtocolError(f"{len(data)} bytes of kind {kind} are not an exit status")
+        raise ProtocolError(f"{len(data)} bytes of kind {kind} are not a valid exit-status message")
     _, _, _, utime, stime, maxrss = _ENDED.unpack(data)
     return Ended(_returncode(value), Usage(utime / 1e6, stime / 1e6, maxrss))
 

@@ -395,7 +395,7 @@ def _means(name: str, limit: float, machine: Machine) -> tuple[str | None, str |
         means = f"RLIMIT_NPROC in the user namespace of the sandbox, and {_WATCHER}"
         return means, None, ""
     if name == "pids":
-        whose = "of root" if machine.is_root else "of each user namespace apart before Linux 5.14"
+        whose = "of root" if machine.is_root else "of a single user namespace before Linux 5.14"
         why = f"RLIMIT_NPROC does not limit the processes {whose}"
         return _WATCHER, why, f"start usernsctl as another user, or {_group_remedy(machine)}"
     return _WATCHER, None, ""

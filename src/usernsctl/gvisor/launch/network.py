@@ -155,7 +155,7 @@ def _joins_private(request: Request, name: str) -> bool:
         )
     if request.network == "private" and "net" in known.namespaces and not known.network:
         raise CommandError(
-            f"--network private: the namespace {name} has a network of its own, not a private one",
+            f"--network private: the namespace {name} was created with --net, not --net private",
             step="network",
             remedy="usernsctl ns create NAME --net private    # and give --in NAME; or omit --in",
         )

@@ -719,7 +719,9 @@ class Request:
             raise ValueError("namespace and idmap exclude each other: a namespace has its own map")
         names = any(not hasattr(rule, "condition") for rule in values.get("allow") or ())
         if names and values.get("network", "none") != "none":
-            raise ValueError("allow needs network='none': another network leads past the proxy")
+            raise ValueError(
+                "allow needs network='none': any other network lets the command bypass the proxy"
+            )
         if values.get("allow") and values.get("network") == "host":
             raise ValueError("allow and network='host' exclude each other")
         return cls(**values)

@@ -74,8 +74,8 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "tmpfs": (("name", "size"), "mount a tmpfs of {size} bytes on {name}"),
     "limits": (
         ("memory", "processors", "groups"),
-        "limit the memory and processors that the command sees to those of the control group, and "
-        "to {memory} bytes and {processors} processors (0: no limit)",
+        "show at most the memory and processors of the control group, {memory} bytes and "
+        "{processors} processors (0: no limit)",
     ),
     "discard": (("name",), "discard writes to {name}"),
     "touch": (("name",), "make the empty file {name}"),
@@ -111,7 +111,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "terminal-need": ((), "give the command a terminal; the standard streams must be one"),
     # Records with the privileges that are dropped before runsc is executed.
     "no-new-privs": ((), "gain no more privileges (no_new_privs)"),
-    "no-membarrier": ((), "make membarrier(2) a no-op, which runsc does not need"),
+    "no-membarrier": ((), "make membarrier(2), which runsc does not need, a no-op"),
     "drop-bounding": ((), "drop all capabilities that runsc does not need"),
     "private-network": (
         (),
@@ -289,7 +289,7 @@ class Launch:
         encoded = b"".join(os.fsencode(word) + b"\0" for word in words)
         if len(words) > WORDS_MAX or len(encoded) > BYTES_MAX:
             raise CommandError(
-                f"the launch has {len(words)} words and {len(encoded)} bytes; "
+                f"the launch has {len(words)} strings and {len(encoded)} bytes; "
                 f"the limits are {WORDS_MAX} and {BYTES_MAX}",
                 step="launch",
                 remedy="bind one directory in place of many files, or shorten the config.json",

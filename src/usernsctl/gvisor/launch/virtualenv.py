@@ -132,7 +132,7 @@ def _read_config(top: PathDescriptor) -> dict[str, str]:
         with open(file.open(os.O_RDONLY | os.O_NONBLOCK), "rb") as content:
             text = content.read(_CONFIG_BYTES_MAX + 1)
     if len(text) > _CONFIG_BYTES_MAX:
-        raise _UnsuitableError("its pyvenv.cfg is not a small file")
+        raise _UnsuitableError(f"its pyvenv.cfg is longer than {_CONFIG_BYTES_MAX} bytes")
     lines = (line.partition("=") for line in os.fsdecode(text).split("\n"))
     return {name.strip().lower(): value.strip() for name, equals, value in lines if equals}
 
@@ -151,7 +151,10 @@ def _check_environment(top: PathDescriptor) -> None:
     finally:
         os.close(fd)
     if others:
-        raise _UnsuitableError(f"it also has {quoted(others[0])}")
+        raise _UnsuitableError(
+            f"its directory contains {quoted(others[0])}, "
+            "which is not part of a virtual environment"
+        )
 
 
 def _prefixes(place: str, config: dict[str, str]) -> Iterable[str]:

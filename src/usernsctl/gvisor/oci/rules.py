@@ -269,8 +269,8 @@ def _check_joins(linux: Linux, network: Network) -> Iterator[Violation]:
             path=f"$.linux.namespaces[{index}].path",
             id="join-denied" if joins else "bundle-join-ignored",
             problem=f"joins the {entry.type} namespace {entry.path}",
-            why="the prepared namespace has no capability over it (runsc: `error setting "
-            "namespace of type network`)"
+            why="runsc lacks CAP_SYS_ADMIN in the user namespace that owns that namespace (runsc: "
+            "`error setting namespace of type network`)"
             if joins
             else f"runsc creates the {entry.type} namespace itself, in the sandbox, and ignores "
             "the path",

@@ -472,7 +472,7 @@ def _refuse_ambiguous(value: object, path: str, filename: str | None) -> None:
 
 def _refuse_surrogates(text: str, path: str, filename: str | None) -> None:
     if any("\ud800" <= character <= "\udfff" for character in text):
-        _refuse(f"{path}: half of a surrogate pair, which UTF-8 can't encode", filename)
+        _refuse(f"{path}: an unpaired surrogate, which UTF-8 can't encode", filename)
 
 
 def _position(text: str, position: int) -> str:

@@ -511,10 +511,12 @@ class SandboxPool(Closing, AsyncClosing):
         for name, stream in how.items():
             checks.stream(name, stream)
             if template is None and stream != DEVNULL:
-                raise ValueError(f"{name}: a pool without a template has no command for {name}")
+                raise ValueError(f"{name} needs a template: other pools start no command")
         checks.variables(env)
         if template is not None and env is not None:
-            raise ValueError("env can't be changed: the command of the template has its variables")
+            raise ValueError(
+                "env and template exclude each other: the template's command has its variables"
+            )
         ports = _check_ports(publish, host, rules)
         if template is not None and ports:
             raise ValueError("publish: the sandboxes of a template have no published ports")
@@ -652,7 +654,9 @@ def _rules(
     processors = len(os.sched_getaffinity(0))
     limit = 2 * size if limit is None else checks.count("limit", limit)
     if limit < size:
-        raise ValueError(f"limit: {limit} is less than size, {size}: idle sandboxes count")
+        raise ValueError(
+            f"limit={limit} must be at least size={size}: idle sandboxes count toward the limit"
+        )
     return Rules(
         size=size,
         limit=limit,

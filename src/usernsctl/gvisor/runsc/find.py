@@ -146,7 +146,7 @@ def _not_executable(path: str) -> RunscError:
         filename=path,
         cause="runsc-not-executable",
         remedy=f"chmod a+rx {quoted(operand(path))}; namei -l {quoted(operand(path))}    # each "
-        "directory needs x; and findmnt -T that file must not say noexec",
+        "directory needs x; findmnt -T FILE must not show noexec",
     )
 
 

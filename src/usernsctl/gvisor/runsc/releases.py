@@ -79,7 +79,7 @@ ABILITIES = {
     ),
     "linux-4-19": (20260427, "uname -r prints 4.19.0-gvisor instead of 4.4.0"),
     "features": (20260511, "the command features, of the OCI runtime specification"),
-    "side-directory": (20260721, "runs programs in gvisor-bin/ beside it, if they exist"),
+    "side-directory": (20260721, "runs the programs in gvisor-bin/, next to runsc, if they exist"),
     "null-netns": (20260810, "does not remove a mount null-netns below --root"),
     "character-devices": (
         20260817,

@@ -165,7 +165,7 @@ class SandboxDirectory:
             self.remove()
             if isinstance(error, OSError) and not isinstance(error, RunscError):
                 raise NamespaceError(
-                    f"the files of the sandbox: {error.strerror}",
+                    f"can't create the files of the sandbox {id}: {error.strerror}",
                     step="sandbox",
                     errno=error.errno or 0,
                 ) from error
@@ -281,7 +281,9 @@ class SandboxDirectory:
         if message is None and status == CRASHED:
             return messages.explain_silent_runsc(status)
         if message is None:
-            return RunscError(f"runsc ended with status {status} before it started", step="runsc")
+            return RunscError(
+                f"runsc ended with status {status} before the sandbox started", step="runsc"
+            )
         return messages.explain_runsc(message, config=self._config)
 
     def remove(self) -> None:

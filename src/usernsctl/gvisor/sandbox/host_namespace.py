@@ -830,7 +830,7 @@ def _check_place_of_agent(prepared: HostLayout, directory: int) -> None:
             "mounted there",
             step="bind",
             filename=AGENT_INSIDE,
-            remedy="remove it from the root filesystem",
+            remedy=f"remove {AGENT_INSIDE} from the root filesystem",
         )
 
 

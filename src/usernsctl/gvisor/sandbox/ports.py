@@ -54,7 +54,9 @@ def check_network(ports: Sequence[PublishedPort], network: str) -> None:
     if ports and network == "host":
         raise ValueError("publish and network='host' exclude each other")
     if ports and network == JOINED:
-        raise ValueError("publish: the network of the host's namespace has no published ports")
+        raise ValueError(
+            "publish: the SandboxHost joins a namespace's network, which has no published ports"
+        )
 
 
 def bind_ports(ports: Sequence[PublishedPort], network: str) -> BoundPorts:

@@ -168,7 +168,7 @@ class DetachedRecord:
         """
         processes = tuple(map(ProcessIdentity.from_json, state["processes"]))
         if not 0 < len(processes) <= _PROCESSES_MAX:
-            raise ValueError("there are no processes, or too many")
+            raise ValueError(f"the record lists no process, or more than {_PROCESSES_MAX}")
         proxy = state.get("proxy")
         return cls(
             id=id,
@@ -199,7 +199,7 @@ def open_runsc_state(entry: Entry[DetachedRecord]) -> Directory:
     try:
         return entry.directory.open(STATE)
     except FileNotFoundError as error:
-        raise invalid_record(entry.path, f"it has no directory {STATE}") from error
+        raise invalid_record(entry.path, f"the directory {STATE} is missing") from error
 
 
 def read_defaults(entry: Entry[DetachedRecord]) -> ProcessDefaults:

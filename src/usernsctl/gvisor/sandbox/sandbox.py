@@ -492,7 +492,9 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         """
         life = self._get()
         if isinstance(life, DetachedSandbox):
-            raise ValueError("a detached sandbox has no process that is a child of this one")
+            raise ValueError(
+                "the sandbox is detached: none of its processes is a child of this process"
+            )
         return life.popen
 
     @property

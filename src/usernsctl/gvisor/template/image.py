@@ -99,8 +99,8 @@ def untrusted(path: str, why: str) -> RunscError:
         step=STEP,
         filename=path,
         cause="template-untrusted",
-        remedy=f"if nobody else has changed it: chmod -R go= {quoted(path)}; "
-        "a directory above it must not be writable by others, either",
+        remedy=f"chmod -R go= {quoted(path)}    # if nobody else has changed the files; "
+        "directories above must not be writable by others",
     )
 
 

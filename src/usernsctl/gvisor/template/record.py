@@ -152,7 +152,7 @@ class TemplateRecord:
         :param config: the config.json with which `host` would start a sandbox from the template.
         """
         if self.flags != flags_of(host):
-            return "the network was {}, and the platform {}".format(*self.flags)
+            return "created with network {} and platform {}".format(*self.flags)
         then = dict(self.config)
         _move(then, self.scratch, host.prepared.scratch)
         for name in sorted({*config, *then}):

@@ -79,7 +79,7 @@ def make_empty(path: str) -> Directory:
             f"{path} is not empty",
             step=STEP,
             filename=path,
-            remedy="name a directory that does not exist, or remove what is there",
+            remedy="name an empty directory, or a path that does not exist",
         )
     return found
 
