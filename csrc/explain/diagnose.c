@@ -7,7 +7,9 @@
 #include "explain/explain.h"
 #include "sys/sys.h"
 
+#include <fcntl.h>
 #include <sched.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 /* Failures whose cause follows from the step and the errno alone. */
@@ -235,6 +237,19 @@ const char *un_cause_of_closed_proc(const char *proc)
     return un_landlock_version() && !may_write_own_file(proc) ? "landlock" : NULL;
 }
 
+/* Returns whether Landlock denies this process writing to /dev/null: opening the file for writing
+ * fails with EACCES, though its mode allows that, and though the file can be opened for reading,
+ * which the option nodev of a mount would deny. */
+static bool is_null_denied_by_landlock(const char *proc)
+{
+    struct stat status;
+    un_auto_close int readable = un_open_null(O_RDONLY);
+    un_auto_close int writable = readable < 0 ? -1 : un_open_null(O_WRONLY);
+    return readable >= 0 && writable < 0 && errno == EACCES && !fstat(readable, &status) &&
+           (status.st_mode & 0222) == 0222 && un_landlock_version() &&
+           !is_confined_by_apparmor(proc);
+}
+
 static const char *map_failed(int errnum, const char *proc)
 {
     switch (errnum) {
@@ -336,7 +351,9 @@ static const char *find_errno_cause(const struct un_error *err, const char *proc
     case UN_STEP_SETRESUID:
         return change_of_ids_failed((enum un_step)err->step);
     case UN_STEP_STDIO:
-        return strcmp(err->detail, "/dev/null") ? NULL : "dev-null-missing";
+        if (strcmp(err->detail, "/dev/null"))
+            return NULL;
+        return is_null_denied_by_landlock(proc) ? "landlock" : "dev-null-missing";
     case UN_STEP_SETNS:
         return join_failed(err->errnum);
     case UN_STEP_SETGROUPS:

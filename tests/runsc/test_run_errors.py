@@ -206,6 +206,16 @@ def test_doctor_names_a_kernel_without_open_tree(usernsctl: Program) -> None:
     assert cause_in(done.stderr) == "mount-by-descriptor-missing"
 
 
+@pytest.mark.parametrize("closed", [">&-", "<&- >&-"])
+@pytest.mark.sampled(1)
+def test_landlock_is_named_for_closed_standard_output(usernsctl: Program, closed: str) -> None:
+    # The ruleset denies writing to all files, also to /dev/null in place of standard output.
+    run = f"{usernsctl.path} run -- true {closed}"
+    done = capture([sys.executable, BREAK, "landlock", "--", "sh", "-c", run])
+    assert done.returncode == 125
+    assert cause_in(done.stderr) == "landlock"
+
+
 def test_run_works_with_umask_0777(usernsctl: Program, tmp_path: Path) -> None:
     state, log, data = tmp_path / "a" / "state", tmp_path / "log", tmp_path / "data"
     data.mkdir()

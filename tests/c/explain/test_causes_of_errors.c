@@ -58,6 +58,7 @@ static const struct {
     {UN_STEP_SETRESGID, EPERM, "", {{0}}, ""},
     {UN_STEP_SETRESUID, EPERM, "", {{0}}, ""},
     {UN_STEP_STDIO, ENOENT, "/dev/null", {{0}}, "dev-null-missing"},
+    {UN_STEP_STDIO, EACCES, "/dev/null", {{0}}, "dev-null-missing"},
     {UN_STEP_SETNS, EPERM, "", {{0}}, "join-denied"},
     {UN_STEP_SETNS, EIO, "", {{0}}, ""},
     {UN_STEP_SETGROUPS, EPERM, "", {{0}}, "setgroups-denied-on-join"},
