@@ -41,7 +41,7 @@ static void name_grant(const struct un_sources *sources, const struct un_facts *
     uint32_t last = ids.start + ids.count - 1;
     snprintf(err->remedy, sizeof err->remedy,
              "usermod --add-subuids %" PRIu32 "-%" PRIu32 " --add-subgids %" PRIu32 "-%" PRIu32
-             " %s",
+             " %s    # as root",
              ids.start, last, ids.start, last, facts->user);
 }
 

@@ -28,7 +28,7 @@ static const char *choose(struct un_launch *launch, struct un_error *err)
     UN_EACH_RECORD (record, launch, UN_VERB_SCRATCH)
         if (is_real_directory(record->arguments))
             return record->arguments;
-    un_launch_set_remedy(launch, NULL, "mkdir /mnt");
+    un_launch_set_remedy(launch, NULL, "mkdir /mnt    # as root");
     un_fail(err, UN_STEP_MOUNT, 0, "no-mount-point", "no directory is free for the run's tmpfs");
     return NULL;
 }

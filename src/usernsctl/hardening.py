@@ -230,7 +230,8 @@ def python_prctl() -> ModuleType:
         raise HardeningError(
             f"python-prctl can't be imported: {error}",
             step="prctl",
-            remedy="apt-get install libcap-dev gcc python3-dev && pip install 'usernsctl[prctl]'",
+            remedy="apt-get install libcap-dev gcc python3-dev    # as root; then: "
+            "pip install 'usernsctl[prctl]'",
         ) from error
 
 

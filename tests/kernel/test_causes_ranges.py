@@ -53,6 +53,7 @@ def test_run_and_ns_create_name_the_same_range_to_grant() -> None:
         )
     ]
     assert output[0].startswith("  remedy: usermod --add-subuids ")
+    assert output[0].endswith("    # as root")
     assert "USER" not in output[0]
     assert output[1] == output[0]
 

@@ -50,8 +50,8 @@ def test_a_limit_of_cgroup_namespaces_is_named_and_raised_by_the_remedy() -> Non
     way = ["no-cgroup-namespaces"]
     assert named_by_command(way, "-r", "--cgroup") == "max-cgroup-namespaces"
     remedy = get("max-cgroup-namespaces").remedies["host"]
-    healed = f"{remedy} && exec {PRELUDE} -r --cgroup -- echo ran"
-    assert run_broken(way, ["sh", "-c", healed]).stdout.endswith("\nran\n")
+    healed = f"{remedy}\nexec {PRELUDE} -r --cgroup -- echo ran"
+    assert run_broken(way, ["sh", "-e", "-c", healed]).stdout.endswith("\nran\n")
 
 
 def test_doctor_names_a_kernel_without_open_tree() -> None:

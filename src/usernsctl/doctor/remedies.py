@@ -12,6 +12,8 @@ from usernsctl.explain.model import Cause, Place, Report
 
 #: Names of commands that have an effect only in the shell that starts the sandboxed command.
 FOR_SHELL = ("ulimit", "export")
+# The comment that remedies for this host append to commands that only root can run.
+_AS_ROOT = "    # as root"
 
 _Facts = Mapping[str, Any]
 
@@ -97,8 +99,9 @@ def by_hand(cause: Cause, text: str) -> str | None:
 
 
 def typed(text: str) -> list[str]:
-    """Return the lines of a remedy that are shell commands."""
-    return [line for line in text.splitlines() if not line.startswith("#")]
+    """Return the lines of a remedy that are shell commands, without the comment "as root"."""
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return [line.removesuffix(_AS_ROOT) for line in lines]
 
 
 def remedy(report: Report, cause: Cause, where: Place) -> str:
@@ -111,13 +114,19 @@ def remedy(report: Report, cause: Cause, where: Place) -> str:
 def commands(report: Report, cause: Cause) -> str:
     """Return the commands that remedy a cause on this host; empty if needed values are unknown.
 
-    Root must run the commands, except ``ulimit`` and ``export``, which only the shell that starts
-    the sandboxed command can run. If users other than root can replace a file, the result contains
-    comments instead of commands that would give the file privileges.
+    Root must run the commands, as a comment in each line says, except ``ulimit`` and ``export``,
+    which only the shell that starts the sandboxed command can run. If users other than root can
+    replace a file, the result contains comments instead of commands that would give the file
+    privileges.
     """
     known = _KNOWN.get(cause.id)
     lines = known(report.facts) if known else []
-    return "\n".join(dict.fromkeys(lines))
+    return "\n".join(map(_for_root, dict.fromkeys(lines)))
+
+
+def _for_root(line: str) -> str:
+    """Return the line of a remedy, with the comment "as root" if only root can run its command."""
+    return line if line.startswith(("#", *FOR_SHELL)) else f"{line}{_AS_ROOT}"
 
 
 def _user(facts: _Facts) -> str | None:
@@ -208,6 +217,17 @@ def _group(facts: _Facts) -> list[str]:
     if user is None or gid is None:
         return []
     return [f"usermod --gid {gid} {quoted(user)}"]
+
+
+def _kvm(facts: _Facts) -> list[str]:
+    """Return the command that allows the user to open /dev/kvm."""
+    user = _user(facts)
+    if user is None:
+        return []
+    return [
+        f"usermod --append --groups kvm {quoted(user)}",
+        "# and log in again; or use the default platform, systrap, which needs no device",
+    ]
 
 
 def _filter(*options: str, calls: str) -> Callable[[_Facts], list[str]]:
@@ -347,7 +367,7 @@ def _by_root(names: list[str], facts: _Facts) -> list[str]:
         _, long = _LIMITS[name]
         most = _ENOUGH.get(long, "unlimited")
         options.append(f"--{long}={most}:{most}")
-    return [f"prlimit --pid {parent} {' '.join(options)}    # as root"]
+    return [f"prlimit --pid {parent} {' '.join(options)}"]
 
 
 def _by_shell(name: str, hard: int | None) -> str:
@@ -398,6 +418,7 @@ _KNOWN: Mapping[str, Callable[[_Facts], list[str]]] = {
     "not-dumpable": _runsc,
     "runsc-not-executable": _runsc,
     "gid-differs-from-passwd": _group,
+    "kvm-denied": _kvm,
     "subgid-by-gid": _grant,
     "nss-subid": lambda _facts: ["sed -i 's/^subid:.*/subid: files/' /etc/nsswitch.conf"],
     "proc-read-only": lambda _facts: ["mount -o remount,bind,rw /proc"],

@@ -368,7 +368,7 @@ static void unreadable_ranges_fail_unless_one_id_is_allowed(void)
 static void a_missing_grant_is_suggested_with_free_ids(void)
 {
     static const char wanted[] =
-        "usermod --add-subuids 300016-365551 --add-subgids 300016-365551 anna";
+        "usermod --add-subuids 300016-365551 --add-subgids 300016-365551 anna    # as root";
     make_place(&place);
     put(place.file[0], "berta:100000:65536\nx:300000:0x10\n\nbad:900000\n", 0644);
     init_wanted(&request, 0, UN_FILL_PACKED);

@@ -404,7 +404,7 @@ static void scratch_needs_an_existing_directory(void)
     CHECK_INT(symlink("scratch", "link"), 0);
     check_build_fails(LINES("scratch /tmp/link", "scratch /tmp/file", "scratch /tmp/none"),
                       "no directory is free for the run's tmpfs");
-    CHECK_TEXT(remedy, "mkdir /mnt");
+    CHECK_TEXT(remedy, "mkdir /mnt    # as root");
 }
 
 int main(void)

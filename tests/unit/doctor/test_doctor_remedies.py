@@ -37,12 +37,12 @@ def remedy_of(facts: Facts, probe: Probe, purpose: Purpose = "range") -> str:
 
 def test_free_range_is_granted_to_the_user() -> None:
     facts = healthy(subordinate=Subordinate(user="it", free=231072))
-    wanted = "usermod --add-subuids 231072-296607 --add-subgids 231072-296607 it"
+    wanted = "usermod --add-subuids 231072-296607 --add-subgids 231072-296607 it    # as root"
     assert remedy_of(facts, NO_RANGE) == wanted
 
 
 def test_unknown_user_gets_the_remedy_of_the_catalogue() -> None:
-    assert remedy_of(healthy(), NO_RANGE).endswith(" USER")
+    assert remedy_of(healthy(), NO_RANGE).endswith(" USER    # as root")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,8 @@ def unprivileged_helper_remedy(**changes: Any) -> str:
 
 
 def test_paths_in_remedies_are_quoted() -> None:
-    assert unprivileged_helper_remedy(system="/a b/newuidmap") == "chmod 4755 '/a b/newuidmap'"
+    wanted = "chmod 4755 '/a b/newuidmap'    # as root"
+    assert unprivileged_helper_remedy(system="/a b/newuidmap") == wanted
 
 
 def test_chmod_of_a_users_own_helper_is_a_comment() -> None:
@@ -103,7 +104,7 @@ def test_quoted_names_inject_no_command_in_sh(name: str) -> None:
 @pytest.mark.parametrize("user", ["-G root", "-x", "a\nb"])
 def test_user_names_like_options_are_not_in_remedies(user: str) -> None:
     facts = healthy(subordinate=Subordinate(user=user, free=231072))
-    assert remedy_of(facts, NO_RANGE).endswith(" USER")
+    assert remedy_of(facts, NO_RANGE).endswith(" USER    # as root")
 
 
 def test_script_asks_before_commands_only() -> None:
@@ -113,7 +114,7 @@ def test_script_asks_before_commands_only() -> None:
     probe = failed("range-map", cause="helper-not-setuid")
     report, _ = report_and_needs(facts, probes(probe), "range")
     lines = render.as_script(report).splitlines()
-    typed = lines.index("    chmod 4755 /usr/bin/newgidmap")
+    typed = lines.index("    chmod 4755 /usr/bin/newgidmap    # as root")
     assert any(line.startswith("if ask ") for line in lines[:typed])
     subprocess.run(["/bin/sh", "-n"], input="\n".join(lines), text=True, check=True)
 
@@ -150,7 +151,7 @@ def test_helpers_that_others_can_replace_are_not_trusted(
 
 
 def test_remedy_names_a_runsc_that_is_not_executable() -> None:
-    assert unexecutable_runsc_remedy("/opt/runsc") == "chmod a+rx /opt/runsc"
+    assert unexecutable_runsc_remedy("/opt/runsc") == "chmod a+rx /opt/runsc    # as root"
     assert (
         unexecutable_runsc_remedy(None)
         == "# if this file is runsc, as its owner: chmod a+rx /opt/runsc"
@@ -159,7 +160,7 @@ def test_remedy_names_a_runsc_that_is_not_executable() -> None:
 
 def test_remedy_does_not_make_untrusted_runsc_executable() -> None:
     """Check that no remedy makes a runsc in /tmp executable, even if USERNSCTL_RUNSC names it."""
-    wanted = "mount -o remount,bind,exec '/a b'"
+    wanted = "mount -o remount,bind,exec '/a b'    # as root"
     assert unexecutable_runsc_remedy("/a b/runsc", noexec="/a b") == wanted
     text = unexecutable_runsc_remedy(None, noexec="/tmp")
     assert all(line.startswith("#") for line in text.splitlines())
@@ -228,13 +229,13 @@ def test_signal_limit_is_raised_in_any_shell(hard: dict[str, int], wanted: str) 
 def test_unreadable_passwd_is_made_readable() -> None:
     facts = healthy(subordinate=Subordinate(unreadable=("/etc/passwd",)), ids=Ids(uid=9, gid=9))
     nameless = failed("ranges", cause="no-passwd-entry")
-    assert remedy_of(facts, nameless) == "chmod a+r /etc/passwd"
+    assert remedy_of(facts, nameless) == "chmod a+r /etc/passwd    # as root"
 
 
 def test_primary_group_is_set_to_the_callers() -> None:
     facts = healthy(subordinate=Subordinate(user="it's"), ids=Ids(uid=9, gid=10))
     other = failed("range-map", cause="gid-differs-from-passwd")
-    assert remedy_of(facts, other) == "usermod --gid 10 " + quoted("it's")
+    assert remedy_of(facts, other) == "usermod --gid 10 " + quoted("it's") + "    # as root"
 
 
 def test_working_runsc_replaces_a_killed_one() -> None:
@@ -430,7 +431,7 @@ def test_remedies_by_hand_are_listed_and_say_why() -> None:
 @pytest.mark.parametrize("cause_id", sorted({rule.id for rule in RULES} - {*STAYS_BY_HAND.split()}))
 def test_commands_have_no_placeholders(cause_id: str) -> None:
     text = script_for(machine_with_all_facts(), cause_id)
-    asked = [line for line in text.splitlines() if line.startswith("    ") and "#" not in line]
+    asked = [line.partition("# ")[0] for line in text.splitlines() if line.startswith("    ")]
     commands = "\n".join(asked).replace("USERNSCTL_RUNSC", "")
     assert not re.search(r"\b(USER|FILE|DIR|IMAGE|COMMAND|UNIT|SERVICE|FIRST)\b", commands)
 
@@ -482,8 +483,8 @@ def test_ranges_outside_the_map_are_replaced() -> None:
     probe = failed("range-map", cause="range-outside-parent")
     facts = healthy(subordinate=Subordinate(user="it", free=1001, free_count=9), ids=Ids(uid=7))
     assert remedy_of(facts, probe).splitlines() == [
-        "sed -i '/^it:/d;/^7:/d' /etc/subuid /etc/subgid",
-        "usermod --add-subuids 1001-1009 --add-subgids 1001-1009 it",
+        "sed -i '/^it:/d;/^7:/d' /etc/subuid /etc/subgid    # as root",
+        "usermod --add-subuids 1001-1009 --add-subgids 1001-1009 it    # as root",
     ]
     facts = healthy(subordinate=Subordinate(user="i.t", free=1001))
     assert remedy_of(facts, probe).endswith(" USER")
@@ -497,8 +498,8 @@ def test_fifo_in_place_of_subgid_is_moved_away(tmp_path: Path) -> None:
     assert (found.no_files, found.free) == (("/etc/subgid",), 100000)
     facts = healthy(subordinate=dataclasses.replace(found, user="it"))
     assert remedy_of(facts, failed("ranges", cause="subid-not-a-file")).splitlines() == [
-        "mv /etc/subgid /etc/subgid.old && touch /etc/subgid",
-        "usermod --add-subgids 100000-165535 it",
+        "mv /etc/subgid /etc/subgid.old && touch /etc/subgid    # as root",
+        "usermod --add-subgids 100000-165535 it    # as root",
     ]
 
 
@@ -506,10 +507,10 @@ def test_file_capabilities_replace_setuid_root() -> None:
     probe = failed("range-map", cause="bounding-set")
     privileges = dataclasses.replace(healthy().privileges, bounding=1 << 6 | 1 << 7)
     assert remedy_of(healthy(privileges=privileges), probe).splitlines() == [
-        "chmod u-s /usr/bin/newuidmap",
-        "setcap cap_setuid=ep /usr/bin/newuidmap",
-        "chmod u-s /usr/bin/newgidmap",
-        "setcap cap_setgid=ep /usr/bin/newgidmap",
+        "chmod u-s /usr/bin/newuidmap    # as root",
+        "setcap cap_setuid=ep /usr/bin/newuidmap    # as root",
+        "chmod u-s /usr/bin/newgidmap    # as root",
+        "setcap cap_setgid=ep /usr/bin/newgidmap    # as root",
     ]
     privileges = dataclasses.replace(privileges, bounding=1 << 6)
     text = remedy_of(healthy(privileges=privileges), probe)

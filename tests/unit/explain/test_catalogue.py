@@ -190,6 +190,21 @@ def test_remedies_fit_into_100_columns(cause_id: str) -> None:
         assert all(len(line) <= 96 for line in text.split("\n"))
 
 
+# Commands that only root can run, outside of comments.
+OF_ROOT = re.compile(
+    r"^(?:[^#\n]*; )?(?:apt-get |chmod \S+ [/$]|mkdir /mnt|mknod |modprobe |mount -t |"
+    r"mount -o remount,(?!bind)|setcap |sysctl |umount |useradd |usermod )",
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize("cause_id", list(catalogue()))
+def test_remedies_say_which_commands_only_root_can_run(cause_id: str) -> None:
+    for text in catalogue()[cause_id].remedies.values():
+        if OF_ROOT.search(text):
+            assert re.search("as root|sudo ", text)
+
+
 def test_remedies_never_disable_seccomp() -> None:
     for cause in catalogue().values():
         for remedy in cause.remedies.values():

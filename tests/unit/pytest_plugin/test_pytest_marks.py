@@ -107,7 +107,7 @@ mount --bind empty /etc/subuid && mount --bind empty /etc/subgid && exec "$@"
 def test_skip_reason_has_a_remedy_for_the_machine(session: pytest.Pytester) -> None:
     command_prefix = ["unshare", "-Urm", "--map-auto", "sh", "-c", NO_GRANTS, "-"]
     message_pattern = (
-        "*[[]no-subordinate-range: *; usermod --add-subuids *-* --add-subgids *-* root[]]"
+        "*[[]no-subordinate-range: *; usermod --add-subuids *-* --add-subgids *-* root * as root[]]"
     )
     check_skipped(session, "subid", command_prefix, message_pattern)
 
