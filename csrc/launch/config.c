@@ -44,13 +44,14 @@ static int add_string(struct writing *writing, const char *value, const char *wh
     return fail_text(writing, where, 0);
 }
 
-static int add_strings(struct writing *writing, const char *const *values, const char *where)
+static int add_environment(struct writing *writing)
 {
-    for (size_t i = 0; values && values[i]; i++) {
+    const char *const *env = writing->params->env;
+    for (size_t i = 0; env && env[i]; i++) {
         if (i)
             un_text_add(writing->text, ", ");
-        if (!un_text_add_string(writing->text, values[i]))
-            return fail_text(writing, where, i + 1);
+        if (!un_text_add_string(writing->text, env[i]))
+            return fail_text(writing, "$.process.env", i + 1);
     }
     return 0;
 }
@@ -165,6 +166,25 @@ static int add_open_files(struct writing *writing)
     return 0;
 }
 
+/* Adds the arguments of the command. The error for an argument that is not valid UTF-8 quotes the
+ * argument, which the caller has typed. */
+static int add_words(struct writing *writing, const char *const *args)
+{
+    char quoted[UN_QUOTED_ROOM];
+    for (size_t i = 0; args[i]; i++) {
+        if (i)
+            un_text_add(writing->text, ", ");
+        if (un_text_add_string(writing->text, args[i]))
+            continue;
+        un_quote(args[i], quoted);
+        un_launch_set_remedy(writing->launch, NULL, NULL);
+        return un_fail(writing->err, UN_STEP_CONFIG, 0, "launch-text",
+                       "argument %zu of the command is not UTF-8, as config.json must be: %s", i,
+                       quoted);
+    }
+    return 0;
+}
+
 static int add_args(struct writing *writing)
 {
     const char *const *args = writing->params->args;
@@ -176,7 +196,7 @@ static int add_args(struct writing *writing)
         un_text_add(writing->text, "\"" UN_LOG_JSON "\", ");
     add_ignored_signals(writing);
     add_nested_ids(writing);
-    return add_strings(writing, args, "$.process.args");
+    return add_words(writing, args);
 }
 
 /* Writes the uid or gid mappings of runsc's nested user namespace, which maps every id of the
@@ -228,7 +248,7 @@ static int add_record(struct writing *writing, const struct un_record *record)
     case UN_VERB_JSON_ARGS:
         return add_args(writing);
     case UN_VERB_JSON_ENV:
-        return add_strings(writing, params->env, "$.process.env");
+        return add_environment(writing);
     case UN_VERB_JSON_CWD:
         return add_string(writing, params->cwd ? params->cwd : "/", "$.process.cwd");
     case UN_VERB_JSON_HOSTNAME:

@@ -175,7 +175,9 @@ def test_large_arguments_and_environments_are_passed_on(prelude: Program, write:
 def test_text_that_is_not_utf_8_is_refused(prelude: Program, write: Write) -> None:
     launch = write(("env-all",))
     word = os.fsdecode(b"a\xff")
-    refusal(prelude("--launch", launch, "--", "true", word), "launch-text", "$.process.args[1]")
+    done = prelude("--launch", launch, "--", "true", word)
+    said = 'argument 1 of the command is not UTF-8, as config.json must be: "a\ufffd"'
+    refusal(done, "launch-text", said)
     done = prelude("--launch", launch, "--", "true", env={"TOKEN": word})
     refusal(done, "launch-text", "$.process.env[0]")
     assert "TOKEN" not in done.stderr

@@ -119,14 +119,14 @@ static void ids_are_mapped_or_can_be_mapped_inside(void)
     un_launch_close(unproven);
 }
 
-static void invalid_utf8_is_reported_by_its_path(void)
+static void invalid_utf8_is_reported_by_its_place(void)
 {
     static const char *const broken[] = {
         "\xff", "a\xc3", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82\"", "\x80"};
     for (size_t i = 0; i < COUNT(broken); i++) {
         const struct un_launch_params params = {.args = LINES("true", broken[i]), .cwd = broken[i]};
         config_is_refused(LINES("scratch /mnt", "json-args"), &params,
-                          "$.process.args[1] has a byte that is not UTF-8");
+                          "argument 1 of the command is not UTF-8");
         config_is_refused(LINES("scratch /mnt", "json-cwd"), &params, "$.process.cwd has a byte");
     }
     const struct un_launch_params secret = {.env = LINES("A=1", "TOKEN=secret\xff")};
@@ -264,7 +264,7 @@ int main(void)
     ids_and_terminal_come_from_the_params();
     the_command_ignores_terminating_signals_like_the_caller();
     ids_are_mapped_or_can_be_mapped_inside();
-    invalid_utf8_is_reported_by_its_path();
+    invalid_utf8_is_reported_by_its_place();
     need_user_namespaces();
     the_watcher_gets_its_arguments_and_descriptors();
     check_in_child(failures_leave_no_descriptors);
