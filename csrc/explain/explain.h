@@ -85,6 +85,9 @@ int un_remove_quotations(char *message, const char *config, size_t size);
  * *wait_status. The path `debug` may contain runsc's placeholder %COMMAND%. */
 bool un_runsc_has_ended(const char *debug, int *wait_status);
 
+/* Returns whether the filesystem of runsc's debug log has no space left. */
+bool un_runsc_log_is_full(const char *debug);
+
 /* ---- diagnose.c: determining the cause of an errno by facts about the host ------------------- */
 
 /* Determines which security module denies (EACCES) the owner of a file in `proc` access to the

@@ -2,6 +2,7 @@
 #include "explain/explain.h"
 
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 
 /* Maximum number of bytes read from a file: enough for all messages of one start of runsc, or for
@@ -116,6 +117,16 @@ bool un_runsc_has_ended(const char *debug, int *wait_status)
     const char *last = before ? before + 1 : text;
     return un_match_start(end_line, last, size - (size_t)(last - text)) &&
            read_status(last, text, (size_t)(last - text), wait_status);
+}
+
+bool un_runsc_log_is_full(const char *debug)
+{
+    char path[UN_PATH_MAX];
+    struct stat status;
+    struct statvfs filesystem;
+    un_auto_close int fd = own_log(debug, path) ? un_open_regular(path, &status) : -1;
+    /* A filesystem without a limit reports 0 blocks. */
+    return fd >= 0 && !fstatvfs(fd, &filesystem) && filesystem.f_blocks && !filesystem.f_bavail;
 }
 
 int un_runsc_logs_read(const char *errors, const char *crash, const char *debug,

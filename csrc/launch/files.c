@@ -80,9 +80,15 @@ int un_step_touch(struct un_launch *launch, const struct un_record *record, stru
         return -1;
     int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
     un_auto_close int created = openat(entry.directory, entry.name, flags, 0600);
-    if (created < 0)
+    if (created >= 0)
+        return 0;
+    /* Report a debug log by its path in the caller's directory. */
+    const struct un_record *log = un_launch_first(launch, UN_VERB_DEBUG_LOG);
+    if (!log || !un_begins(entry.path, "debug-log/"))
         return un_launch_fail_file(launch, entry.path, err);
-    return 0;
+    char path[2 * UN_PATH_MAX];
+    snprintf(path, sizeof path, "%s/%s", un_record_source(launch, log, 0)->path, entry.name);
+    return un_launch_fail_file(launch, path, err);
 }
 
 static int make_link(struct un_launch *launch, const char *word, const char *target,

@@ -12,11 +12,13 @@ import contextlib
 import os
 from collections.abc import Iterator
 from errno import EACCES as _EACCES
+from errno import EDQUOT as _EDQUOT
 from errno import EEXIST as _EEXIST
 from errno import EFBIG as _EFBIG
 from errno import EISDIR as _EISDIR
 from errno import EMFILE as _EMFILE
 from errno import ENOENT as _ENOENT
+from errno import ENOSPC as _ENOSPC
 from errno import ENOTDIR as _ENOTDIR
 from errno import EPERM as _EPERM
 from errno import ETIMEDOUT as _ETIMEDOUT
@@ -30,6 +32,17 @@ _EXIT_STATUS = {"lookup": 127, "exec": 126}
 
 # The cause of each errno that has only one cause, whichever system call fails.
 _ONLY_CAUSE = {_EFBIG: "file-size-limit", _EMFILE: "descriptor-limit"}
+
+
+def cause_of_file_error(number: int | None) -> str | None:
+    """Return the cause of an errno of an operation on a file, or ``None`` if it is unknown.
+
+    The errno of other operations may have other causes: creating a namespace fails with ENOSPC if a
+    limit of namespaces is reached.
+
+    :meta private:
+    """
+    return "disk-full" if number in (_ENOSPC, _EDQUOT) else None
 
 
 class UsernsError(OSError):
@@ -80,10 +93,13 @@ class UsernsError(OSError):
         """Return an exception of this class, or of a subclass, for `error`.
 
         :meta private:
+        :param error: an error of a Python function. Python functions create no namespaces, so
+            ENOSPC means a full filesystem.
         :param what: the subject of the failure, such as a path or a process.
         """
         number = error.errno or 0
         why = os.strerror(number) if number else str(error)
+        cause = cause or cause_of_file_error(number)
         kind = cls.kind_for(number)
         return kind(f"{what}: {why}", step=step, errno=number, filename=filename, cause=cause)
 

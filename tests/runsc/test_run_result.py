@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from conftest import Program
 from frozen import freeze
-from processes import capture, children_of
+from processes import capture, causes_in, children_of
 from supervisors import LOGS, WATCHER
 
 PATIENCE = 60
@@ -195,8 +195,9 @@ def test_result_that_can_not_be_written_leaves_no_file(result: Path) -> None:
     for fd in fds:
         os.close(fd)
     assert done.returncode == 125
-    assert done.stderr.startswith("usernsctl: --result: "), done.stderr
-    assert "No space left on device" in done.stderr
+    message, *rest = done.stderr.splitlines()
+    assert message == f"usernsctl: result: {result}: No space left on device"
+    assert causes_in("\n".join(rest)) == ["disk-full"]
     assert os.listdir(result.parent) == []
 
 

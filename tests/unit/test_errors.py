@@ -10,7 +10,7 @@ import traceback
 import pytest
 
 import usernsctl
-from usernsctl import UsernsError
+from usernsctl import NamespaceError, UsernsError
 
 FAMILIES = [
     value
@@ -106,3 +106,11 @@ def test_from_os_error_keeps_errno_and_hides_the_path() -> None:
     assert (str(error), error.errno) == ("setns: process 7: Permission denied", errno.EACCES)
     assert (error.filename, error.cause) == (None, "x")
     assert str(UsernsError.from_os_error(OSError("odd"), "it", step="a")) == "a: it: odd"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_only_errors_of_files_mean_a_full_filesystem(number: int) -> None:
+    error = NamespaceError.from_os_error(OSError(number, ""), "/file", step="state")
+    assert error.cause == "disk-full"
+    error = NamespaceError("no namespace is left", step="unshare", errno=number)
+    assert error.cause is None

@@ -128,6 +128,16 @@ static bool is_short_of_processes(void)
     return is_short;
 }
 
+/* Reports that the command's exit status is unknown, because runsc could not log the status. */
+static void report_full_log(void)
+{
+    report_message((struct report){
+        .program = "usernsctl",
+        .step = "runsc",
+        .message = "the command's exit status could not be logged: --debug-log is on a full disk",
+        .cause = "disk-full"});
+}
+
 int explain_runsc(char *const *files, int status, const char *limit)
 {
     struct un_runsc_logs logs;
@@ -141,6 +151,13 @@ int explain_runsc(char *const *files, int status, const char *limit)
         return FAILED;
     }
     bool is_command = logs.has_ended;
+    /* A message, a reached limit or a signal explains a log without the exit status better. */
+    if (!is_command && !logs.reason && !*limit && status < UN_RUNSC_FAILED &&
+        un_runsc_log_is_full(files[DEBUG])) {
+        report_full_log();
+        un_runsc_logs_free(&logs);
+        return FAILED;
+    }
     if (!is_command && !*limit && is_short_of_processes())
         limit = un_limit_cause(UN_LIMIT_PIDS);
     if (!is_command && logs.reason)

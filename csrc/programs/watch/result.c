@@ -135,18 +135,32 @@ static int write_file(const struct result_file *file, const struct un_text *text
     return -1;
 }
 
+/* Reports that the result could not be written, because of the errno `errnum`. */
+static void report_lost_result(const struct result_file *file, int errnum)
+{
+    char path[UN_FD_PATH_MAX], directory[UN_PATH_MAX], message[2 * UN_PATH_MAX];
+    ssize_t length = readlink(un_fd_path(file->directory, path), directory, sizeof directory - 1);
+    /* Without /proc, only the name of the file is known. */
+    directory[length < 0 ? 0 : length] = '\0';
+    snprintf(message, sizeof message, "%s%s%s: %s", directory, *directory ? "/" : "", file->name,
+             un_errno_text(errnum));
+    un_make_printable(message);
+    bool is_full = errnum == ENOSPC || errnum == EDQUOT;
+    report_message((struct report){.program = "usernsctl",
+                                   .step = "result",
+                                   .message = message,
+                                   .cause = is_full ? "disk-full" : NULL});
+}
+
 int result_write(const struct result_file *file, const struct watch_result *result)
 {
-    struct un_error err;
     struct un_text text = {.bytes = NULL};
     if (!file->name)
         return 0;
     compose(&text, result, read_denied(file));
     int failed = write_file(file, &text);
-    if (failed) {
-        un_fail_errno(&err, UN_STEP_STDIO, file->name);
-        report_error("usernsctl: --result", &err);
-    }
+    if (failed)
+        report_lost_result(file, errno);
     un_text_free(&text);
     return failed;
 }

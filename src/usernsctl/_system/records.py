@@ -41,7 +41,7 @@ from usernsctl._system.paths import (
 )
 from usernsctl._system.processes import ForeignProcessError
 from usernsctl._text import quoted
-from usernsctl.errors import NamespaceError
+from usernsctl.errors import NamespaceError, cause_of_file_error
 
 #: The name of the file in an entry's directory that contains the record.
 RECORD = "record.json"
@@ -671,6 +671,9 @@ def _unusable(path: str, error: OSError, elsewhere: str) -> NamespaceError:
             errno=number,
         )
     remedy = _removal(path) if number in _OF_ANOTHER_KIND else elsewhere
+    cause = cause_of_file_error(number)
+    if cause is not None:
+        remedy = f"delete files there, or {elsewhere}"
     if number == errno.ELOOP:
         # Report ENOTDIR: open(2) with O_NOFOLLOW fails with ELOOP if the file is a symbolic link.
         number = errno.ENOTDIR
@@ -679,7 +682,7 @@ def _unusable(path: str, error: OSError, elsewhere: str) -> NamespaceError:
         step=_STEP,
         errno=number,
         filename=path,
-        cause=_CAUSE,
+        cause=cause or _CAUSE,
         remedy=remedy,
     )
 

@@ -26,7 +26,7 @@ from usernsctl._system.descriptors import deadline_after, pipe, seconds_left
 from usernsctl._system.paths import check_path
 from usernsctl.commands.arguments import StrOrBytesPath
 from usernsctl.commands.popen import DEVNULL, TimeoutExpired
-from usernsctl.errors import SandboxFileError, UsernsError
+from usernsctl.errors import SandboxFileError, UsernsError, cause_of_file_error
 from usernsctl.gvisor.agent import file_records as records
 from usernsctl.gvisor.agent.commands import SandboxCommands
 from usernsctl.gvisor.agent.file_records import Patience, Record, RecordReader, RecordWriter, Stop
@@ -293,6 +293,7 @@ class _Copy:
             step="inside",
             errno=number,
             filename=name,
+            cause=cause_of_file_error(number),
             remedy=_REMEDIES.get(number),
         )
 
@@ -397,6 +398,7 @@ def _outside_error(error: OSError, path: str) -> SandboxFileError:
         step="outside",
         errno=number,
         filename=path,
+        cause=cause_of_file_error(number),
         remedy="name a path that does not exist" if number == errno.EEXIST else None,
     )
 

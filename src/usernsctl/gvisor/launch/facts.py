@@ -34,6 +34,7 @@ from usernsctl.errors import (
     PlanError,
     RunscError,
     UsernsError,
+    cause_of_file_error,
 )
 from usernsctl.gvisor import oci
 from usernsctl.gvisor.launch.request import Bind, Request
@@ -291,6 +292,8 @@ def _error(
     # Remove the traceback, since its frames would keep descriptors open.
     error.__traceback__ = None
     known = error if isinstance(error, ForeignLinkError | WritableByOthersError) else None
+    if full := cause_of_file_error(error.errno):
+        cause, remedy = full, None
     return kind.kind_for(error.errno or 0)(
         f"{what}: {error.strerror}" if says else what,
         step=step,

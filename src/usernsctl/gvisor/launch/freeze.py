@@ -18,7 +18,7 @@ from usernsctl import _core
 from usernsctl._lean import dataclass, replace
 from usernsctl._system.paths import PathDescriptor, open_path
 from usernsctl._text import operand, quoted
-from usernsctl.errors import CommandError
+from usernsctl.errors import CommandError, cause_of_file_error
 from usernsctl.gvisor.launch.facts import (
     collect_facts,
     free_places,
@@ -203,6 +203,7 @@ def write_file(content: bytes, path: str, mode: int, step: str) -> None:
             step=step,
             errno=error.errno or 0,
             filename=path,
+            cause=cause_of_file_error(error.errno),
             remedy=_write_remedy(path, error.errno),
         ) from error
     finally:
@@ -210,8 +211,13 @@ def write_file(content: bytes, path: str, mode: int, step: str) -> None:
             os.unlink(temporary)
 
 
-def _write_remedy(path: str, number: int | None) -> str:
-    """Return the remedy for the errno with which writing the file `path` has failed."""
+def _write_remedy(path: str, number: int | None) -> str | None:
+    """Return the remedy for the errno with which writing the file `path` has failed.
+
+    :returns: ``None`` if the remedy of the cause applies.
+    """
+    if cause_of_file_error(number) is not None:
+        return None
     directory = os.path.dirname(path)
     if number == errno.ENOENT and directory:
         return f"mkdir -p {quoted(operand(directory))}"

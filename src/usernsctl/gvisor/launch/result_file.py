@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from usernsctl import _core
 from usernsctl._system.paths import open_path
-from usernsctl.errors import BindError, CommandError
+from usernsctl.errors import BindError, CommandError, cause_of_file_error
 
 # The errors with which open(2) fails on filesystems that do not support O_TMPFILE.
 _NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
@@ -52,12 +52,14 @@ class ResultFile:
             raise self._error(error) from error
 
     def _error(self, error: OSError) -> CommandError:
+        cause = cause_of_file_error(error.errno)
         return CommandError(
             f"{self.path}: {error.strerror}",
             step="result",
             errno=error.errno or 0,
             filename=self.path,
-            remedy="name a file in a directory that you may write to",
+            cause=cause,
+            remedy=None if cause else "name a file in a directory that you may write to",
         )
 
     def _create(self) -> int:

@@ -163,12 +163,9 @@ class SandboxDirectory:
             self._make(config)
         except BaseException as error:
             self.remove()
-            if isinstance(error, OSError) and not isinstance(error, RunscError):
-                raise NamespaceError(
-                    f"can't create the files of the sandbox {id}: {error.strerror}",
-                    step="sandbox",
-                    errno=error.errno or 0,
-                ) from error
+            if isinstance(error, OSError) and not isinstance(error, UsernsError):
+                what = f"can't create the files of the sandbox {id}"
+                raise NamespaceError.from_os_error(error, what, step="sandbox") from error
             raise
 
     @functools.cached_property
@@ -193,11 +190,13 @@ class SandboxDirectory:
             make_private(f"{self.id}/{name}", self._top.fd)
         # The path, below /proc/self/fd, of the directory for runsc's logs.
         own = f"{self._here}/{self.id}/log"
-        if self._host.request.debug_log is None:
+        debug_log = self._host.request.debug_log
+        if debug_log is None:
             make_log_directory(f"{self.id}/log", self._top.fd)
             self._logs = private_log_paths(own, f"{self._here}/{CRASH_DIRECTORY}/{self.id}")
         else:
-            self._logs = create_debug_logs(f"{self._here}/../debug-log", own)
+            with NamespaceError.instead(debug_log, step="sandbox"):
+                self._logs = create_debug_logs(f"{self._here}/../debug-log", own)
         # open() calls an opener from C, so no signal handler runs before the file object owns the
         # descriptor.
         opener = functools.partial(os.open, mode=0o600, dir_fd=self._top.fd)
@@ -266,11 +265,13 @@ class SandboxDirectory:
         """Open the sandbox's activity file; return None if the sandbox has no idle timeout."""
         return open_activity(f"{self.id}/activity", self._top.fd)
 
-    def failure(self, status: int, answer: bytes = b"") -> UsernsError:
+    def failure(self, status: int, answer: bytes = b"", state: str = "") -> UsernsError:
         """Return the error for a sandbox that could not be started, with runsc's message.
 
         :param status: the exit status of usernsctl-init or usernsctl-detach.
         :param answer: the fields of an error that occurred before the start of runsc, or empty.
+        :param state: the path to name in the message instead of runsc's working directory, if that
+            is the directory for runsc's state.
         """
         fields = answer.split(b"\0")[:-1]
         if len(fields) == _core.FAILURE_FIELDS:
@@ -284,6 +285,8 @@ class SandboxDirectory:
             return RunscError(
                 f"runsc ended with status {status} before the sandbox started", step="runsc"
             )
+        if state:
+            message = message.replace("/proc/self/cwd/", f"{state}/")
         return messages.explain_runsc(message, config=self._config)
 
     def remove(self) -> None:

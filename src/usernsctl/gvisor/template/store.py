@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from usernsctl._lean import dataclass
 from usernsctl._system.paths import UntrustedPathError, templates_directory
 from usernsctl._system.records import NONSENSE, RECORD, Directory, Store, TakenError
-from usernsctl.errors import NamespaceError, RunscError, UsernsError
+from usernsctl.errors import NamespaceError, RunscError, UsernsError, cause_of_file_error
 from usernsctl.gvisor.template.image import STEP, damaged, untrusted
 from usernsctl.gvisor.template.record import TemplateRecord
 
@@ -178,11 +178,13 @@ def _open_directory(make: bool) -> Directory:
     except UntrustedPathError as error:
         raise untrusted(path, error.why(path)) from None
     except OSError as error:
+        cause = cause_of_file_error(error.errno)
         raise RunscError(
             f"can't store templates in {path}: {error.strerror}",
             step=STEP,
             errno=error.errno or 0,
-            remedy=_ELSEWHERE,
+            cause=cause,
+            remedy=None if cause else _ELSEWHERE,
         ) from None
 
 
