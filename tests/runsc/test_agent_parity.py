@@ -100,7 +100,7 @@ def test_popen_raises_an_audit_event(box: un.Sandbox) -> None:
 @pytest.mark.parametrize("arguments", test_parity_processes.CUT_SHORT)
 def test_strings_with_null_bytes_are_refused(box: un.Sandbox, arguments: dict[str, Any]) -> None:
     before = os.listdir("/proc/self/fd")
-    with pytest.raises(ValueError, match=r"null|NUL|= after it"):
+    with pytest.raises(ValueError, match=r"null|NUL|contains ="):
         box.popen(**({"args": ["true"], "stdout": un.PIPE} | arguments))
     assert os.listdir("/proc/self/fd") == before
 

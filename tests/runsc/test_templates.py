@@ -352,7 +352,7 @@ def test_detached_agent_outlives_its_template(host: un.SandboxHost) -> None:
 
 
 def test_stdin_without_a_command_raises(agent: un.Template) -> None:
-    with pytest.raises(ValueError, match="stdin: without a first command"):
+    with pytest.raises(ValueError, match="stdin needs a first command"):
         agent.start(stdin=un.PIPE)
 
 

@@ -217,7 +217,7 @@ def variables(env: Mapping[str, str] | None) -> dict[str, str]:
         if "=" in name:
             # Do not quote the rest of the name, which may be a secret value.
             start = name.partition("=")[0]
-            raise ValueError(f"env: the name that begins with {start!r} contains =")
+            raise ValueError(f"env: the variable name that begins with {start!r} contains =")
         if "\0" in name + value:
             where = "a name" if "\0" in name else f"the value of {name!r}"
             raise ValueError(f"env: {where} has a NUL character")

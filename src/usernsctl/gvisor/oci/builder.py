@@ -146,7 +146,9 @@ def build(options: BuildOptions) -> dict[str, Any]:
             before = name.partition("=")[0]
             from usernsctl.gvisor.oci.schema import fault
 
-            raise fault(f"$.process.env: the name that begins with {before!r} contains =", None)
+            raise fault(
+                f"$.process.env: the variable name that begins with {before!r} contains =", None
+            )
         if _is_text(name) and not _is_text(value):
             from usernsctl.gvisor.oci.schema import fault
 

@@ -119,7 +119,7 @@ def test_tmp_is_world_writable_and_sticky() -> None:
         ({"args": ["a", "b\0"]}, "$.process.args[1]"),
         ({"args": ["\udcff"]}, r"the command is not UTF-8, as gVisor's config.json must be: \xff"),
         ({"args": ["a", "\ud800"]}, "argument 1 of the command is not UTF-8"),
-        ({"env": {"A=B": "c"}}, "$.process.env: the name that begins with 'A' contains ="),
+        ({"env": {"A=B": "c"}}, "$.process.env: the variable name that begins with 'A' contains ="),
         ({"env": {"": "c"}}, "$.process.env[0]"),
         ({"env": {"A": "b", "C": "\udcff"}}, "$.process.env: the value of 'C' is not UTF-8"),
         ({"env": {"C": "d\0"}}, "$.process.env: the value of 'C' is not UTF-8, or has a NUL"),
