@@ -44,16 +44,27 @@ static int add_string(struct writing *writing, const char *value, const char *wh
     return fail_text(writing, where, 0);
 }
 
+/* Adds the strings of a list until one is not valid UTF-8. Returns the index of that string, or of
+ * the NULL at the end of the list. */
+static size_t add_strings(struct writing *writing, const char *const *values)
+{
+    size_t i = 0;
+    for (; values[i]; i++) {
+        if (i)
+            un_text_add(writing->text, ", ");
+        if (!un_text_add_string(writing->text, values[i]))
+            break;
+    }
+    return i;
+}
+
 static int add_environment(struct writing *writing)
 {
     const char *const *env = writing->params->env;
-    for (size_t i = 0; env && env[i]; i++) {
-        if (i)
-            un_text_add(writing->text, ", ");
-        if (!un_text_add_string(writing->text, env[i]))
-            return fail_text(writing, "$.process.env", i + 1);
-    }
-    return 0;
+    if (!env)
+        return 0;
+    size_t i = add_strings(writing, env);
+    return env[i] ? fail_text(writing, "$.process.env", i + 1) : 0;
 }
 
 /* Returns whether the user namespace maps the uid and the gid of the command. */
@@ -170,19 +181,15 @@ static int add_open_files(struct writing *writing)
  * argument, which the caller has typed. */
 static int add_words(struct writing *writing, const char *const *args)
 {
+    size_t i = add_strings(writing, args);
+    if (!args[i])
+        return 0;
     char quoted[UN_QUOTED_ROOM];
-    for (size_t i = 0; args[i]; i++) {
-        if (i)
-            un_text_add(writing->text, ", ");
-        if (un_text_add_string(writing->text, args[i]))
-            continue;
-        un_quote(args[i], quoted);
-        un_launch_set_remedy(writing->launch, NULL, NULL);
-        return un_fail(writing->err, UN_STEP_CONFIG, 0, "launch-text",
-                       "argument %zu of the command is not UTF-8, as config.json must be: %s", i,
-                       quoted);
-    }
-    return 0;
+    un_quote(args[i], quoted);
+    un_launch_set_remedy(writing->launch, NULL, NULL);
+    return un_fail(writing->err, UN_STEP_CONFIG, 0, "launch-text",
+                   "argument %zu of the command is not UTF-8, as config.json must be: %s", i,
+                   quoted);
 }
 
 static int add_args(struct writing *writing)
