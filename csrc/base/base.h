@@ -28,6 +28,10 @@ int un_fail(struct un_error *err, enum un_step step, int errnum, const char *cau
 /* Fills in `err` with errno and `detail`, but with no cause, and returns -1. Async-signal-safe. */
 int un_fail_errno(struct un_error *err, enum un_step step, const char *detail);
 
+/* Returns the cause of an errno of a call that creates or writes a file, or NULL if it is unknown.
+ * Calls that create namespaces fail with ENOSPC for other causes. */
+const char *un_cause_of_file_error(int errnum);
+
 /* Returns glibc's text for an errno, also in programs that are linked with musl: musl's strerror(3)
  * differs for some errors, and users search for the well-known text. */
 const char *un_errno_text(int errnum);

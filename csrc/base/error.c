@@ -60,6 +60,11 @@ int un_fail_errno(struct un_error *err, enum un_step step, const char *detail)
     return -1;
 }
 
+const char *un_cause_of_file_error(int errnum)
+{
+    return errnum == ENOSPC || errnum == EDQUOT ? "disk-full" : NULL;
+}
+
 const char *un_errno_text(int errnum)
 {
     static const struct {

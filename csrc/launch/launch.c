@@ -43,8 +43,7 @@ void un_launch_set_remedy(struct un_launch *launch, const char *filename, const 
 int un_launch_fail_file(struct un_launch *launch, const char *path, struct un_error *err)
 {
     un_fail_errno(err, UN_STEP_SANDBOX, path);
-    if (err->errnum == ENOSPC || err->errnum == EDQUOT)
-        err->cause = "disk-full";
+    err->cause = un_cause_of_file_error(err->errnum);
     un_launch_set_remedy(launch, path, NULL);
     return -1;
 }

@@ -145,11 +145,10 @@ static void report_lost_result(const struct result_file *file, int errnum)
     snprintf(message, sizeof message, "%s%s%s: %s", directory, *directory ? "/" : "", file->name,
              un_errno_text(errnum));
     un_make_printable(message);
-    bool is_full = errnum == ENOSPC || errnum == EDQUOT;
     report_message((struct report){.program = "usernsctl",
                                    .step = "result",
                                    .message = message,
-                                   .cause = is_full ? "disk-full" : NULL});
+                                   .cause = un_cause_of_file_error(errnum)});
 }
 
 int result_write(const struct result_file *file, const struct watch_result *result)

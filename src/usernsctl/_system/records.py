@@ -670,10 +670,11 @@ def _unusable(path: str, error: OSError, elsewhere: str) -> NamespaceError:
             step=_STEP,
             errno=number,
         )
-    remedy = _removal(path) if number in _OF_ANOTHER_KIND else elsewhere
     cause = cause_of_file_error(number)
-    if cause is not None:
+    if cause:
         remedy = f"delete files there, or {elsewhere}"
+    else:
+        remedy = _removal(path) if number in _OF_ANOTHER_KIND else elsewhere
     if number == errno.ELOOP:
         # Report ENOTDIR: open(2) with O_NOFOLLOW fails with ELOOP if the file is a symbolic link.
         number = errno.ENOTDIR

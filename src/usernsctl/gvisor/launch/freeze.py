@@ -198,26 +198,22 @@ def write_file(content: bytes, path: str, mode: int, step: str) -> None:
             os.fchmod(file.fileno(), mode)
         os.replace(temporary, path)
     except OSError as error:
+        cause = cause_of_file_error(error.errno)
         raise CommandError(
             f"can't write {path}: {error.strerror}",
             step=step,
             errno=error.errno or 0,
             filename=path,
-            cause=cause_of_file_error(error.errno),
-            remedy=_write_remedy(path, error.errno),
+            cause=cause,
+            remedy=None if cause else _write_remedy(path, error.errno),
         ) from error
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
 
 
-def _write_remedy(path: str, number: int | None) -> str | None:
-    """Return the remedy for the errno with which writing the file `path` has failed.
-
-    :returns: ``None`` if the remedy of the cause applies.
-    """
-    if cause_of_file_error(number) is not None:
-        return None
+def _write_remedy(path: str, number: int | None) -> str:
+    """Return the remedy for the errno with which writing the file `path` has failed."""
     directory = os.path.dirname(path)
     if number == errno.ENOENT and directory:
         return f"mkdir -p {quoted(operand(directory))}"
