@@ -509,7 +509,6 @@ def _starter(
     if this process exits before the body has ended.
     """
     deadline = deadline_after(timeout)
-    state = f"{entry.path}/{STATE}"
     disk = f"{entry.path}/disk" if limits is not None and limits.disk else None
     with contextlib.ExitStack() as opened:
         creator = opened.enter_context(open_owned(os.pidfd_open, os.getpid()))
@@ -543,11 +542,11 @@ def _starter(
                 **how,
             )
         try:
-            _wait_for_start(ours, popen, files, state, timeout, deadline)
+            _wait_for_start(ours, popen, files, entry, timeout, deadline)
             yield popen
             ours.send(b"+", socket.MSG_NOSIGNAL)
             if popen.wait() != 0:
-                raise files.failure(popen.returncode, state=state)
+                raise files.failure(popen.returncode, entry=entry.path)
         except BaseException:
             with contextlib.suppress(OSError):
                 ours.send(b"-", socket.MSG_NOSIGNAL)
@@ -560,13 +559,12 @@ def _wait_for_start(
     connection: socket.socket,
     popen: Popen[bytes],
     files: SandboxDirectory,
-    state: str,
+    entry: Entry[DetachedRecord],
     timeout: float | None,
     deadline: float | None,
 ) -> None:
     """Wait until usernsctl-detach reports that the sandbox runs.
 
-    :param state: the path of the directory for runsc's state, for errors.
     :raises TimeoutExpired: usernsctl-detach reported nothing before the deadline.
     :raises UsernsError: the sandbox could not be started.
     """
@@ -575,7 +573,7 @@ def _wait_for_start(
         raise TimeoutExpired(popen.args, timeout)
     answer = _read_answer(connection)
     if answer != b"+":
-        raise files.failure(popen.wait(), answer, state)
+        raise files.failure(popen.wait(), answer, entry.path)
 
 
 def _read_answer(connection: socket.socket) -> bytes:

@@ -32,6 +32,7 @@ from usernsctl.gvisor.runsc.command import (
 )
 from usernsctl.gvisor.sandbox.host_namespace import HostNamespace
 from usernsctl.gvisor.sandbox.records import (
+    STATE,
     SandboxEnd,
     duplicate_id,
     open_activity,
@@ -265,13 +266,13 @@ class SandboxDirectory:
         """Open the sandbox's activity file; return None if the sandbox has no idle timeout."""
         return open_activity(f"{self.id}/activity", self._top.fd)
 
-    def failure(self, status: int, answer: bytes = b"", state: str = "") -> UsernsError:
+    def failure(self, status: int, answer: bytes = b"", entry: str | None = None) -> UsernsError:
         """Return the error for a sandbox that could not be started, with runsc's message.
 
         :param status: the exit status of usernsctl-init or usernsctl-detach.
         :param answer: the fields of an error that occurred before the start of runsc, or empty.
-        :param state: the path to name in the message instead of runsc's working directory, if that
-            is the directory for runsc's state.
+        :param entry: the path of the entry of a detached sandbox in the state directory. runsc's
+            message names its working directory, and this error the entry's directory ``state``.
         """
         fields = answer.split(b"\0")[:-1]
         if len(fields) == _core.FAILURE_FIELDS:
@@ -285,8 +286,8 @@ class SandboxDirectory:
             return RunscError(
                 f"runsc ended with status {status} before the sandbox started", step="runsc"
             )
-        if state:
-            message = message.replace("/proc/self/cwd/", f"{state}/")
+        if entry is not None:
+            message = message.replace("/proc/self/cwd/", f"{entry}/{STATE}/")
         return messages.explain_runsc(message, config=self._config)
 
     def remove(self) -> None:
