@@ -46,15 +46,16 @@ import socket, sys
 address, port, count, size = sys.argv[1], *map(int, sys.argv[2:])
 family = socket.AF_INET6 if ":" in address else socket.AF_INET
 found = set()
-for _ in range(count):
-    with socket.socket(family, socket.SOCK_DGRAM) as client:
-        client.settimeout(20)
-        client.connect((address, port))
-        for _ in range(2):
-            client.send(bytes(size))
-            number, _, answer = client.recv(65536).partition(b" ")
-            assert answer == bytes(size)
-            found.add(number)
+# Keep all sockets open, because the kernel may give the port of a closed one to the next.
+clients = [socket.socket(family, socket.SOCK_DGRAM) for _ in range(count)]
+for client in clients:
+    client.settimeout(20)
+    client.connect((address, port))
+    for _ in range(2):
+        client.send(bytes(size))
+        number, _, answer = client.recv(65536).partition(b" ")
+        assert answer == bytes(size)
+        found.add(number)
 print(len(found))
 """
 
