@@ -11,8 +11,6 @@
 #define GROUPS_PER_ARGUMENT 8192
 /* Maximum length in bytes of a gid and the comma after it. */
 #define GROUP_LENGTH 11
-/* The kernel's maximum number of supplementary groups (NGROUPS_MAX). */
-#define GROUPS_MAX 65536
 
 void un_task_init(struct un_task *task)
 {
@@ -93,10 +91,10 @@ int un_task_argv_make(const struct un_task *task, struct un_task_argv *words, st
     size_t count = 3, chunks = count_group_arguments(groups);
     unsigned texts = 0;
 
-    if (groups > GROUPS_MAX)
-        return un_fail(err, UN_STEP_SETGROUPS, EINVAL, NULL,
+    if (groups > UN_GROUPS_MAX)
+        return un_fail(err, UN_STEP_ARGUMENT, EINVAL, NULL,
                        "%" PRId64 " supplementary groups exceed the limit of %d", groups,
-                       GROUPS_MAX);
+                       UN_GROUPS_MAX);
     words->argv = calloc(count + UN_TASK_TEXTS + chunks + argc + 1, sizeof(char *));
     words->groups = chunks ? malloc((size_t)groups * GROUP_LENGTH + chunks) : NULL;
     if (!words->argv || (chunks && !words->groups)) {
@@ -138,8 +136,8 @@ void un_task_argv_free(struct un_task_argv *words)
  * small stack. One array is enough, because the child program parses only one task. */
 static bool read_groups(char ***words, size_t count, struct un_task *task)
 {
-    static gid_t groups[GROUPS_MAX];
-    if (count > GROUPS_MAX)
+    static gid_t groups[UN_GROUPS_MAX];
+    if (count > UN_GROUPS_MAX)
         return false;
     const char *from = NULL;
     for (size_t i = 0; i < count; i++) {

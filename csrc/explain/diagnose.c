@@ -20,6 +20,7 @@ static const struct {
 } sure[] = {
     {UN_STEP_SETRESUID, EINVAL, "inside-id-unmapped"},
     {UN_STEP_SETRESGID, EINVAL, "inside-id-unmapped"},
+    {UN_STEP_SETGROUPS, EINVAL, "inside-id-unmapped"},
     {UN_STEP_CWD, ENOENT, "cwd-not-found"},
     {UN_STEP_CWD, ENOTDIR, "cwd-not-found"},
     {UN_STEP_CWD, EACCES, "cwd-not-searchable"},

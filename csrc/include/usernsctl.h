@@ -593,6 +593,8 @@ int un_enter(const struct un_plan *plan, uint64_t flags, const char *child, bool
 
 /* ---- setup inside the namespaces (sys/setup.c, sys/mount.c) ---------------------------------- */
 
+#define UN_GROUPS_MAX 65536 /* maximum number of supplementary groups (NGROUPS_MAX) */
+
 /* The steps by which a process prepares itself, in its namespaces, for the execve(2) of the
  * command. They are performed in the order of the fields. NULL, 0, false or -1 skips a step. */
 struct un_setup {

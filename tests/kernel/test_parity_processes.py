@@ -235,6 +235,7 @@ def test_malformed_environment_entries_are_passed_on(way: str) -> None:
         ({"extra_groups": [1 << 32]}, ValueError),
         ({"user": 1.5}, TypeError),
         ({"extra_groups": "root"}, ValueError),
+        ({"extra_groups": [0] * 65537}, ValueError),
         ({"user": "no such user"}, KeyError),
         ({"group": "no such group"}, KeyError),
         ({"umask": 1 << 40}, OverflowError),
@@ -256,6 +257,12 @@ def test_the_id_minus_one_is_refused() -> None:
 
 def test_user_and_group_accept_names() -> None:
     assert un.check_output(["id", "-u"], user="root", group="root", text=True) == "0\n"
+
+
+def test_more_groups_than_the_kernel_allows_are_refused() -> None:
+    wanted = "^extra_groups: 65537 groups are more than 65536, the most that the kernel allows$"
+    with pytest.raises(ValueError, match=wanted):
+        un.run(["true"], extra_groups=[0] * 65537)
 
 
 @as_root

@@ -185,6 +185,14 @@ def test_an_unsearchable_cwd_is_named() -> None:
         ({"pass_fds": [999]}, un.CommandError, "descriptors", errno.EBADF, None),
         ({"user": 12345}, un.NamespaceError, "setresuid", errno.EINVAL, "inside-id-unmapped"),
         ({"group": 12345}, un.NamespaceError, "setresgid", errno.EINVAL, "inside-id-unmapped"),
+        pytest.param(
+            {"extra_groups": [12345], "idmap": WIDE},
+            un.NamespaceError,
+            "setgroups",
+            errno.EINVAL,
+            "inside-id-unmapped",
+            marks=as_root,
+        ),
         (
             {"extra_groups": [0]},
             un.NamespaceError,

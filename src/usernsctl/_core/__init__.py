@@ -56,6 +56,7 @@ from usernsctl._core.calls import (
 from usernsctl._core.values import (
     ACCOUNT_FILE_MAX,
     ALL_NAMESPACES,
+    GROUPS_MAX,
     NAMESPACE_FILES,
     NAMESPACES,
     SANDBOX_FILES_MAX,
@@ -79,6 +80,7 @@ __all__ = [
     "ALL_NAMESPACES",
     "FAILURE_FIELDS",
     "GRANT_COUNT",
+    "GROUPS_MAX",
     "NAMESPACES",
     "NAMESPACE_FILES",
     "SANDBOX_FILES_MAX",

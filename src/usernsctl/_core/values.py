@@ -110,6 +110,9 @@ START_SECONDS: float = lib.UN_START_TIMEOUT_MS / 1000
 #: Maximum size of /etc/passwd and of /etc/group in a sandbox, in bytes.
 ACCOUNT_FILE_MAX: int = lib.UN_ACCOUNT_FILE_MAX
 
+#: Maximum number of supplementary groups (NGROUPS_MAX).
+GROUPS_MAX: int = lib.UN_GROUPS_MAX
+
 #: Maximum RLIMIT_NOFILE of each process of a sandbox on the host.
 SANDBOX_FILES_MAX: int = lib.UN_SANDBOX_FILES_MAX
 

@@ -209,18 +209,24 @@ def check_timeout(timeout: Any, name: str = "timeout") -> None:
         raise ValueError(f"{name} must be a number of seconds, not {timeout!r}")
 
 
-def check_ids(uid: int | None, gid: int | None, gids: Iterable[int] | None) -> None:
+def check_ids(uid: int | None, gid: int | None, gids: Sequence[int] | None) -> None:
     """Check that ids are not too large for the kernel, which would truncate them.
 
     Raises the same exceptions as subprocess.
 
     :raises OverflowError: `uid` or `gid` is too large.
-    :raises ValueError: one of `gids` is too large.
+    :raises ValueError: one of `gids` is too large, or `gids` are more than the kernel allows.
     """
     for name, wanted in (("user", uid), ("group", gid)):
         if wanted is not None and wanted > _MAX_ID:
             raise OverflowError(f"{name}: {wanted} is more than the greatest id, {_MAX_ID}")
-    for wanted in gids or ():
+    gids = gids or ()
+    if len(gids) > _core.GROUPS_MAX:
+        raise ValueError(
+            f"extra_groups: {len(gids)} groups are more than {_core.GROUPS_MAX}, "
+            "the most that the kernel allows"
+        )
+    for wanted in gids:
         if wanted > _MAX_ID:
             raise ValueError(f"extra_groups: {wanted} is more than the greatest id, {_MAX_ID}")
 

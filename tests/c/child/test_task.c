@@ -2,6 +2,7 @@
 #include "check.h"
 #include "child/child.h"
 
+#include <errno.h>
 #include <sched.h>
 
 static const char *const command[] = {"sh", "-c", "", NULL};
@@ -40,6 +41,19 @@ static void a_task_is_parsed_from_its_arguments(void)
     un_task_argv_free(&words);
 }
 
+static void more_groups_than_the_kernel_allows_are_rejected(void)
+{
+    struct un_task task;
+    struct un_task_argv words;
+    struct un_error err;
+    un_task_init(&task);
+    task.setup.group_count = UN_GROUPS_MAX + 1;
+    CHECK_INT(un_task_argv_make(&task, &words, &err), -1);
+    CHECK_INT(err.step, UN_STEP_ARGUMENT);
+    CHECK_INT(err.errnum, EINVAL);
+    CHECK_TEXT(err.detail, "65537 supplementary groups exceed the limit of 65536");
+}
+
 static void invalid_task_arguments_are_rejected(void)
 {
     static char *const wrong[][5] = {
@@ -74,6 +88,7 @@ static void a_new_or_joined_pid_namespace_takes_a_second_child(void)
 int main(void)
 {
     a_task_is_parsed_from_its_arguments();
+    more_groups_than_the_kernel_allows_are_rejected();
     invalid_task_arguments_are_rejected();
     a_new_or_joined_pid_namespace_takes_a_second_child();
 }

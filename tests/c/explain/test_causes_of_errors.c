@@ -63,6 +63,7 @@ static const struct {
     {UN_STEP_SETNS, EIO, "", {{0}}, ""},
     {UN_STEP_SETGROUPS, EPERM, "", {{0}}, "setgroups-denied-on-join"},
     {UN_STEP_SETGROUPS, EPERM, UN_SETGROUPS_FILE, {{0}}, "setgroups-order"},
+    {UN_STEP_SETGROUPS, EINVAL, "", {{0}}, "inside-id-unmapped"},
     {UN_STEP_SETGROUPS, EROFS, "", {{0}}, "proc-read-only"},
     {UN_STEP_MOUNT, ENOSYS, "", {FILTER}, "mount-denied"},
     {UN_STEP_MOUNT, EIO, "", {{0}}, ""},
