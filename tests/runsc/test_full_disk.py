@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -85,10 +86,15 @@ def test_run_names_a_debug_log_that_it_can_not_create(usernsctl: Program, full: 
 
 
 @only_blocks
-def test_run_says_that_the_exit_status_could_not_be_logged(usernsctl: Program, full: Path) -> None:
+def test_run_says_that_the_exit_status_could_not_be_logged(
+    usernsctl: Program, full: Path, tmp_path: Path
+) -> None:
+    result = tmp_path / "result"
     for status in (0, 2):
-        done = usernsctl("run", "--debug-log", full, "--", "sh", "-c", f"echo ran; exit {status}")
+        options = ["--debug-log", full, "--result", result]
+        done = usernsctl("run", *options, "--", "sh", "-c", f"echo ran; exit {status}")
         assert (done.returncode, done.stdout) == (125, "ran\n")
+        assert json.loads(result.read_text())["reason"] == "sandbox-ended"
         assert done.stderr.startswith(
             "usernsctl: runsc: the command's exit status could not be logged: --debug-log is on a "
             "full disk\n"

@@ -138,11 +138,12 @@ static void report_full_log(void)
         .cause = "disk-full"});
 }
 
-int explain_runsc(char *const *files, int status, const char *limit)
+int explain_runsc(char *const *files, int status, const char *limit, bool *is_lost)
 {
     struct un_runsc_logs logs;
     struct un_runsc_failure failure;
     int failed = 0;
+    *is_lost = false;
     if (is_reported(files))
         return FAILED;
     if (un_runsc_logs_read(files[ERRORS], files[CRASH], files[DEBUG], &logs)) {
@@ -154,6 +155,7 @@ int explain_runsc(char *const *files, int status, const char *limit)
     /* A message, a reached limit or a signal explains a log without the exit status better. */
     if (!is_command && !logs.reason && !*limit && status < UN_RUNSC_FAILED &&
         un_runsc_log_is_full(files[DEBUG])) {
+        *is_lost = true;
         report_full_log();
         un_runsc_logs_free(&logs);
         return FAILED;

@@ -156,12 +156,13 @@ static int report_end(struct watch_args *args)
 static int explain_failure(struct watch_args *args, int status, const char *cause)
 {
     struct stat crash;
-    int ended, ours = explain_runsc(args->files, status, cause);
-    /* Infer from the failure whether the sandbox had started. If so, there is a crash report, or
-     * runsc exits with 128+N after the signal N that killed the sandbox. If not, runsc reports an
-     * error. */
+    bool is_lost;
+    int ended, ours = explain_runsc(args->files, status, cause, &is_lost);
+    /* Infer from the failure whether the sandbox had started. If so, there is a crash report, runsc
+     * exits with 128+N after the signal N that killed the sandbox, or a full disk kept runsc from
+     * logging the command's exit status. If not, runsc reports an error. */
     bool has_crashed = !stat(args->files[CRASH], &crash) && crash.st_size;
-    bool had_started = status > 128 || has_crashed;
+    bool had_started = status > 128 || has_crashed || is_lost;
     if (has_crashed || !un_runsc_has_ended(args->files[DEBUG], &ended))
         args->result.reason = had_started ? "sandbox-ended" : "start-failed";
     return ours;

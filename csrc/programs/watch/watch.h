@@ -15,9 +15,10 @@ enum { ERRORS, CRASH, DEBUG, BUNDLE, FILES };
 
 /* Prints to standard error why runsc has failed. Prints nothing if runsc's log shows a normal exit,
  * because `status`, the exit status of runsc, is then the exit status of the command. `limit` is
- * the cause id of a limit that was exceeded while runsc ran, or "". Returns the exit status of the
- * watcher. */
-int explain_runsc(char *const *files, int status, const char *limit);
+ * the cause id of a limit that was exceeded while runsc ran, or "". Stores in *is_lost whether the
+ * command has run, but a full disk kept runsc from logging the command's exit status. Returns the
+ * exit status of the watcher. */
+int explain_runsc(char *const *files, int status, const char *limit, bool *is_lost);
 
 /* Records, in the child that executes runsc, that the child has reported its own failure, so that
  * explain_runsc() in the watcher reports no other error. */
