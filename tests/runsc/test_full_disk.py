@@ -157,6 +157,33 @@ def test_template_create_names_a_full_directory(
     check_refusal(usernsctl("template", "create", *script), full, "usernsctl/templates")
 
 
+@pytest.fixture(scope="module")
+def template() -> Iterator[un.Template]:
+    """Yield a template of no command."""
+    with un.SandboxHost() as host, host.template(None) as made:
+        yield made
+
+
+def test_a_template_that_can_not_be_saved_leaves_no_directory(
+    template: un.Template, full: Path
+) -> None:
+    with pytest.raises(un.NamespaceError) as caught:
+        template.save(full / "new")
+    assert caught.value.cause == "disk-full"
+    assert os.listdir(full) == ["used"]
+
+
+@only_blocks
+def test_a_template_that_can_not_be_saved_leaves_the_given_directory_empty(
+    template: un.Template, full: Path
+) -> None:
+    (full / "given").mkdir(mode=0o700)
+    with pytest.raises(un.NamespaceError):
+        template.save(full / "given")
+    assert sorted(os.listdir(full)) == ["given", "used"]
+    assert os.listdir(full / "given") == []
+
+
 def test_copies_out_of_a_sandbox_name_a_full_filesystem(full: Path) -> None:
     with un.SandboxHost() as host, host.start(None) as box:
         box.write_file("/tmp/large", b"x" * (1 << 20))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from usernsctl._lean import dataclass
@@ -61,27 +61,40 @@ def _is_current(directory: Directory) -> bool:
     return os.path.samestat(now, os.fstat(directory.fd))
 
 
-def make_empty(path: str) -> Directory:
-    """Create a directory for a template, or open an existing empty directory.
+@contextlib.contextmanager
+def filled_directory(path: str) -> Iterator[Directory]:
+    """Yield an empty directory for the files of a template; create the directory if it is missing.
+
+    If the ``with`` block fails, its files are removed, and so is a directory that was created.
 
     :param path: the absolute path of the directory.
     :raises NamespaceError: the directory is not empty.
     :raises RunscError: other users could write to the directory.
     :raises OSError: the directory can't be created.
     """
+    is_new = not os.path.lexists(path)
     try:
-        found = Directory.open_trusted(path, make=True)
+        with Directory.open_trusted(path, make=True) as found:
+            if os.listdir(found.fd):
+                raise NamespaceError(
+                    f"{path} is not empty",
+                    step=STEP,
+                    filename=path,
+                    remedy="name an empty directory, or a path that does not exist",
+                )
+            try:
+                yield found
+            except BaseException:
+                for name in os.listdir(found.fd):
+                    os.unlink(name, dir_fd=found.fd)
+                raise
     except UntrustedPathError as error:
         raise untrusted(path, error.why(path)) from None
-    if os.listdir(found.fd):
-        found.close()
-        raise NamespaceError(
-            f"{path} is not empty",
-            step=STEP,
-            filename=path,
-            remedy="name an empty directory, or a path that does not exist",
-        )
-    return found
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+        raise
 
 
 def read(directory: Directory) -> TemplateRecord:

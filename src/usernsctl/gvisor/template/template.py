@@ -225,14 +225,9 @@ class Template(ClosingMixin):
         """
         parts = self._parts
         path = _absolute(directory)
-        with NamespaceError.instead(path, step=STEP), store.make_empty(path) as made:
-            try:
-                images = parts.image.save(made.fd)
-                made.write(RECORD, replace(parts.record, images=images).to_json())
-            except BaseException:
-                for name in os.listdir(made.fd):
-                    os.unlink(name, dir_fd=made.fd)
-                raise
+        with NamespaceError.instead(path, step=STEP), store.filled_directory(path) as made:
+            images = parts.image.save(made.fd)
+            made.write(RECORD, replace(parts.record, images=images).to_json())
 
     @classmethod
     def load(
