@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -182,6 +183,30 @@ def test_a_template_that_can_not_be_saved_leaves_the_given_directory_empty(
         template.save(full / "given")
     assert sorted(os.listdir(full)) == ["given", "used"]
     assert os.listdir(full / "given") == []
+
+
+@pytest.mark.parametrize("free", [8, 400])
+def test_a_checkpoint_that_does_not_fit_the_tmpfs_has_the_cause(free: int) -> None:
+    """Check the cause if `free` KiB are left: runsc reports ENOSPC, or fails in another way."""
+
+    def shrink(box: un.Sandbox) -> None:
+        # Wait for the shell, because the checkpoint of a shell that has not started is smaller.
+        while box.run(["test", "-e", "/tmp/ready"]).returncode:
+            time.sleep(0.01)
+        space = os.fstatvfs(prepared.directory)
+        size = ((space.f_blocks - space.f_bfree) * space.f_bsize >> 10) + free
+        place = prepared.prepared.scratch
+        prepared.namespace.run(["mount", "-o", f"remount,size={size}k", place], check=True)
+
+    with un.SandboxHost() as host:
+        prepared = host.prepared
+        with pytest.raises(un.RunscError) as caught:
+            host.template(["sh", "-c", ">/tmp/ready; read line"], ready=shrink)
+        error = caught.value
+        assert (error.step, error.errno, error.cause) == ("template", errno.ENOSPC, "disk-full")
+        assert str(error).startswith("template: the tmpfs for checkpoints is full: runsc ")
+        assert error.remedy is not None
+        assert "close other templates of the SandboxHost" in error.remedy
 
 
 def test_copies_out_of_a_sandbox_name_a_full_filesystem(full: Path) -> None:

@@ -189,7 +189,8 @@ class SandboxHost(HostBase):
         :raises TimeoutExpired: the call took more than `timeout` seconds, and everything it started
             was removed.
         :raises RunscError: the command exited before it was ready (cause ``"template-not-ready"``),
-            or runsc can't save a checkpoint (``"template-unsavable"``).
+            or runsc can't save a checkpoint (``"template-unsavable"``, or ``"disk-full"`` if the
+            checkpoint does not fit the tmpfs of this host).
         :raises UsernsError: as :class:`Sandbox` does.
         """
         _check_template("template", options)

@@ -53,7 +53,7 @@ from usernsctl.gvisor.sandbox.directory import SandboxDirectory
 from usernsctl.gvisor.sandbox.host_namespace import HostBase, HostNamespace, LimitOptions
 from usernsctl.gvisor.sandbox.sandbox import Sandbox, chosen_id
 from usernsctl.gvisor.template import record
-from usernsctl.gvisor.template.image import Image, not_ready, unsavable
+from usernsctl.gvisor.template.image import Image, not_ready, too_large, unsavable
 from usernsctl.gvisor.template.record import TemplateRecord
 
 # The interval between checks whether a command is ready, in seconds.
@@ -415,6 +415,9 @@ _RETRY_SECONDS = 0.05
 # the network stack of the host's kernel.
 _HOST_NETWORK = "not supported when using hostinet"
 
+# The part of runsc's error message that means that writing the image has failed with ENOSPC.
+_NO_SPACE = "no space left on device"
+
 #: The default timeout for a command to become ready, in seconds.
 READY_SECONDS = 300
 
@@ -547,7 +550,7 @@ def _checkpoint(box: TemplateSandbox, image: Image, deadline: float) -> None:
         if is_end and box.life.ends_within(ENDING_SECONDS):
             raise box.life.end_error()
         if message is None or _FILES_OPEN not in message or time.monotonic() > end:
-            raise _unsaved(message, status)
+            raise _unsaved(image, message, status)
         image.clear()
         time.sleep(_RETRY_SECONDS)
 
@@ -572,16 +575,21 @@ def _checkpoint_once(box: TemplateSandbox, image: Image, deadline: float) -> tup
         return done.returncode, logs.own_failure(errors.fileno())
 
 
-def _unsaved(message: str | None, status: int) -> RunscError:
+def _unsaved(image: Image, message: str | None, status: int) -> RunscError:
     """Return the error for a sandbox that runsc could not save, with runsc's message."""
     if message is None:
-        return unsavable(f"runsc could not save the sandbox, and ended with status {status}")
-    remedy = None
-    if _HOST_NETWORK in message:
-        remedy = "use network='none' (--network none), or runsc 20260817 or later"
-    # Quote only the first line of the message: the stack traces of runsc's goroutines follow it.
-    said = logs.quote_runsc(message.partition("\n")[0])
-    return unsavable(f"runsc could not save the sandbox: {said}", remedy)
+        why = f"runsc could not save the sandbox, and ended with status {status}"
+    else:
+        # Quote only the first line of the message: the stack traces of runsc's goroutines follow.
+        said = logs.quote_runsc(message.partition("\n")[0])
+        why = f"runsc could not save the sandbox: {said}"
+    # On a full filesystem, runsc reports ENOSPC only for some of the image's files; for the others,
+    # it reports a consequence, such as a nil pointer.
+    if image.is_out_of_space() or (message is not None and _NO_SPACE in message):
+        return too_large(why)
+    if message is not None and _HOST_NETWORK in message:
+        return unsavable(why, "use network='none' (--network none), or runsc 20260817 or later")
+    return unsavable(why)
 
 
 def _record(

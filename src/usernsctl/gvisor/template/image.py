@@ -7,6 +7,7 @@ the host has ended. :meth:`Image.save` copies them to a directory.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import re
@@ -33,6 +34,18 @@ def not_ready(why: str, remedy: str | None = None) -> RunscError:
 def unsavable(why: str, remedy: str | None = None) -> RunscError:
     """Return the error for a sandbox that can't be saved, or could not be restored afterwards."""
     return RunscError(why, step=STEP, cause="template-unsavable", remedy=remedy)
+
+
+def too_large(why: str) -> RunscError:
+    """Return the error for a checkpoint that does not fit the tmpfs of the SandboxHost."""
+    return RunscError(
+        f"the tmpfs for checkpoints is full: {why}",
+        step=STEP,
+        errno=errno.ENOSPC,
+        cause="disk-full",
+        remedy="let CMD use less memory: the tmpfs has half the size of this machine's memory\n"
+        "close other templates of the SandboxHost: all its templates share the tmpfs",
+    )
 
 
 def outdated(what: str, remedy: str | None) -> RunscError:
@@ -175,6 +188,10 @@ class Image:
                 copied = _copy(name, directory, self._file.fd)
             if copied != (size, digest):
                 raise damaged(path, f"{name} has changed since it was saved")
+
+    def is_out_of_space(self) -> bool:
+        """Return whether the filesystem of the image's files has no free block."""
+        return os.fstatvfs(self._file.fd).f_bavail == 0
 
     def clear(self) -> None:
         """Remove the image's files."""
