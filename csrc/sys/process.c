@@ -11,6 +11,8 @@
 
 /* Time in milliseconds for which un_kill_and_reap() waits for the exit of a child after SIGKILL. */
 #define END_MS 2000
+/* Maximum number of nested PID namespaces, including the initial one (pid_namespaces(7)). */
+#define PID_NAMESPACES_MAX 33
 
 int un_pidfd_open(pid_t pid)
 {
@@ -91,13 +93,37 @@ int un_stopped_by(int pidfd)
     return waitid(UN_BY_PIDFD, (id_t)pidfd, &how, options) || !how.si_pid ? 0 : how.si_status;
 }
 
+/* Reads the pids of a process from the line "NSpid:" of the file `path`: the pid in the PID
+ * namespace of /proc, then the pids in the descendants of that namespace (proc_pid_status(5)).
+ * Returns their number, or 0 if the file can't be read. */
+static int read_pids(const char *path, long pids[PID_NAMESPACES_MAX])
+{
+    char line[512];
+    int count = 0;
+    un_auto_fclose FILE *file = fopen(path, "re");
+    while (file && fgets(line, sizeof line, file)) {
+        char *at = line + strlen("NSpid:");
+        if (!un_begins(line, "NSpid:"))
+            continue;
+        while (count < PID_NAMESPACES_MAX && (pids[count] = strtol(at, &at, 10)) > 0)
+            count++;
+        break;
+    }
+    return count;
+}
+
 /* Kills a child by its pid, which can't have been reused, because the child has not been reaped
- * yet. */
+ * yet. If /proc belongs to an outer PID namespace, its first pid is not the one that kill(2) takes.
+ * The pids of this process end with the pid in its own namespace, so their number tells which pid
+ * of the child belongs to that namespace. */
 static void kill_by_number(int pidfd)
 {
-    int64_t pid = un_fd_info(pidfd, "Pid:");
-    if (pid > 0)
-        kill((pid_t)pid, SIGKILL);
+    char path[64];
+    long own[PID_NAMESPACES_MAX], pids[PID_NAMESPACES_MAX];
+    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", pidfd);
+    int depth = read_pids("/proc/self/status", own), count = read_pids(path, pids);
+    if (depth > 0 && count >= depth)
+        kill((pid_t)pids[depth - 1], SIGKILL);
 }
 
 void un_kill(int pidfd)
