@@ -71,7 +71,8 @@ provokes:
 - `tests/hostile` executes some, such as the search for a child that root inside has stopped;
 - `facts/group_place.c` and `programs/shared/sandbox_group.c` have code for version 2 of control
   groups, which `make vm` executes; the machine of this count had version 1;
-- the agent has no libc in sandboxes, and so can't count there: `tests/c` runs most of it.
+- the agent has no libc in sandboxes, so its lines can't be counted there: `tests/c` runs most of
+  them.
 
 """
 
