@@ -18,7 +18,7 @@ from callers import unprivileged
 from conftest import Program, children, open_descriptors
 from inside import PATIENCE, WAITER, namespace, read_ready
 from kept import LINK, MAP_WITHOUT_US, WHO, in_python, without_us
-from processes import capture
+from processes import capture, check_output
 
 import usernsctl as un
 from usernsctl._system.records import Entry
@@ -364,6 +364,29 @@ def test_the_holder_is_small_and_inherits_nothing() -> None:
     assert Path(f"/proc/{holder}/cwd").readlink() == Path("/")
     session = Path(f"/proc/{holder}/stat").read_text().rpartition(")")[2].split()[3]
     assert int(session) == holder
+
+
+def test_the_holder_inherits_no_ignored_or_blocked_signal(usernsctl: Program) -> None:
+    """Check that SIGTERM ends a holder whose creator ignored and blocked all signals."""
+    script = (
+        "import signal, subprocess, sys\n"
+        "for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:\n"
+        "    signal.signal(number, signal.SIG_IGN)\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\n"
+        "subprocess.run(sys.argv[1:], check=True, restore_signals=False)\n"
+    )
+    check_output([sys.executable, "-Ic", script, usernsctl.path, "ns", "create", "web"])
+    holder = only_one().pid
+    status = Path(f"/proc/{holder}/status").read_text()
+    fields = dict(line.split(":\t", 1) for line in status.splitlines())
+    assert int(fields["SigBlk"], 16) == 0
+    # Omit the real-time signals, of which libc reserves some: signal(2) rejects those.
+    assert int(fields["SigIgn"], 16) & 0x7FFFFFFF == 1 << signal.SIGCHLD - 1
+    pidfd = os.pidfd_open(holder)
+    os.kill(holder, signal.SIGTERM)
+    assert select.select([pidfd], [], [], PATIENCE)[0]
+    os.close(pidfd)
+    assert json.loads(ns(usernsctl, "list", "--json")) == []
 
 
 def test_pipes_of_the_creator_close_at_its_exit(usernsctl: Program) -> None:

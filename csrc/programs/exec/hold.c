@@ -44,6 +44,15 @@ static int send_ready(int socket, struct un_error *err)
     return 0;
 }
 
+/* Resets all signals to their default actions and unblocks them, as daemon(7) requires: what the
+ * creator ignored or blocked must not keep SIGTERM from ending the holder. */
+static void reset_signals(void)
+{
+    for (int sig = 1; sig < NSIG; sig++)
+        signal(sig, SIG_DFL);
+    un_set_signals(0);
+}
+
 /* Makes this process a holder, which keeps its namespaces alive. Creates the network of the
  * namespaces, if one is requested, and stores a pidfd of usernsctl-network in *network. Starts a
  * session, and closes all descriptors except `socket` and *network. Returns 0, or -1 with the error
@@ -52,6 +61,7 @@ static int prepare_holder(int socket, const struct un_options *options, int *net
                           struct un_error *err)
 {
     char **command = (char **)options->command;
+    reset_signals();
     if (*command && network_join(&command, network, err))
         return -1;
     if (un_setup_apply(&options->setup, err))
