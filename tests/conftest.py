@@ -50,8 +50,6 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 collect_ignore: list[str] = [] if importlib.util.find_spec("ray") else ["on_ray"]
 # Timeout in seconds for the exit of processes that a test leaves behind.
 EXIT_SECONDS = 30
-# __WALL, the option of waitpid(2) to wait for children cloned without SIGCHLD, too.
-WALL = 0x40000000
 
 # Requirements of all tests in a directory, by the directory's name. `nothing_left` checks only the
 # tests in these directories.
@@ -366,32 +364,23 @@ def files_below(directory: Path) -> set[str]:
     return {str(path) for path in directory.rglob("*")}
 
 
-def are_any_children() -> bool:
-    """Return whether this process has children, without a slow scan of /proc."""
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | WALL)
-    except ChildProcessError:
-        return False
-    return True
-
-
 def children() -> dict[int, str]:
     """Return the names of this process's children by pid; a zombie's name ends with " (zombie)"."""
-    found: dict[int, str] = {}
-    if not are_any_children():
-        return found
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    pids: list[str] = []
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # The thread has exited.
+            pids += (thread / "children").read_text().split()
+    found = {}
+    for pid in pids:
         try:
             # A process name may contain bytes that are not UTF-8, so replace them.
-            text = stat.read_text(errors="replace")
+            text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             continue
         name, fields = text.split("(", 1)[1].rsplit(") ", 1)
-        state, parent = fields.split()[:2]
-        if int(parent) == os.getpid():
-            # A live child's state alternates between running and sleeping, so only a zombie's state
-            # is added.
-            found[int(stat.parent.name)] = f"{name} (zombie)" if state == "Z" else name
+        # A live child's state alternates between running and sleeping, so only a zombie's state is
+        # added.
+        found[int(pid)] = f"{name} (zombie)" if fields[0] == "Z" else name
     return found
 
 
