@@ -650,7 +650,7 @@ CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
     ),
     "no-subordinate-range": ("subgid-by-gid", "nss-subid"),
     "map-invalid": ("range-overlap",),
-    LATE: ("signal-limit",),
+    LATE: ("not-runsc", "signal-limit"),
     "target-gone": ("no-proc", "proc-hidepid"),
     "seccomp-denies-call": (
         "seccomp-denies-userns",

@@ -389,6 +389,12 @@ def test_hung_runsc_is_attributed_to_the_signal_limit(
     assert "signal-limit" not in ids(findings_of(facts, probes(failed("runsc"))))
 
 
+def test_a_program_that_hangs_instead_of_runsc_is_the_only_finding() -> None:
+    facts = healthy(runsc=Runsc(cause="not-runsc", problem="--version did not end"))
+    late = Probe(name="runsc", outcome="skipped", detail="late", cause=LATE)
+    assert ids(findings_of(facts, probes(late))) == ["not-runsc"]
+
+
 def test_inside_gvisor_is_the_only_finding() -> None:
     tried = probes(
         failed("one-id-map", errno.ENOENT, cause="target-gone"),
