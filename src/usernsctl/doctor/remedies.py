@@ -352,11 +352,15 @@ def _by_root(names: list[str], facts: _Facts) -> list[str]:
     """Return the command with which root raises the parent process's limits, or comments."""
     parent, bounding = facts.get("parent"), facts.get("privileges", {}).get("bounding")
     if bounding is not None and not int(bounding, 16) >> CAPABILITIES["sys_resource"] & 1:
-        ulimits = " ".join(f"--ulimit {_LIMITS[name][1]}=-1" for name in names)
-        return [
-            "# Without CAP_SYS_RESOURCE, not even root can raise a hard limit here.",
-            f"# Raise the limit where this container is started: docker run {ulimits}",
-        ]
+        lines = ["# Without CAP_SYS_RESOURCE, not even root can raise a hard limit here."]
+        if "address_space" in names:
+            # Docker and podman reject --ulimit as=-1.
+            lines.append("# RLIMIT_AS: LimitAS=infinity of the services docker and containerd")
+        ulimits = [f"--ulimit {_LIMITS[name][1]}=-1" for name in names if name != "address_space"]
+        if ulimits:
+            start = " ".join(("docker run", *ulimits))
+            lines.append(f"# Raise the limit where this container is started: {start}")
+        return lines
     if not parent:
         return [
             "# Only root can raise a hard limit. A parent process has set it: see",

@@ -213,6 +213,27 @@ def test_address_space_limits_are_raised_together() -> None:
 
 
 @pytest.mark.parametrize(
+    ("limits", "wanted"),
+    [
+        ({"data": 9}, ["docker run --ulimit data=-1"]),
+        ({"address_space": 9}, ["LimitAS=infinity"]),
+        ({"address_space": 9, "data": 9}, ["LimitAS=infinity", "docker run --ulimit data=-1"]),
+    ],
+)
+def test_limits_that_root_can_not_raise_are_raised_outside(
+    limits: dict[str, int], wanted: list[str]
+) -> None:
+    """Check that no remedy has --ulimit as=-1, which Docker and podman reject."""
+    privileges = dataclasses.replace(healthy().privileges, bounding=0)
+    facts = healthy(limits=Limits(**limits, hard=limits), privileges=privileges, parent=7)
+    text = remedy_of(facts, failed("runsc", cause="address-space-limit"), "run")
+    assert len(text.splitlines()) == 1 + len(wanted)
+    assert all(line.startswith("# ") and len(line) <= 100 for line in text.splitlines())
+    assert all(part in text for part in wanted)
+    assert "as=-1" not in text
+
+
+@pytest.mark.parametrize(
     ("hard", "wanted"),
     [
         ({"pending_signals": 96}, "ulimit -S -i 96 2>&- || prlimit --pid $$ --sigpending=96:"),

@@ -205,6 +205,14 @@ def test_remedies_say_which_commands_only_root_can_run(cause_id: str) -> None:
             assert re.search("as root|sudo ", text)
 
 
+@pytest.mark.parametrize("cause_id", list(catalogue()))
+def test_remedies_by_ulimit_have_counterparts_for_containers(cause_id: str) -> None:
+    """Check that a cause with a remedy by ulimit in a shell has one for each kind of container."""
+    remedies = catalogue()[cause_id].remedies
+    if "ulimit" in remedies["host"]:
+        assert remedies.keys() >= {"docker", "podman", "kubernetes"}
+
+
 def test_remedies_never_disable_seccomp() -> None:
     for cause in catalogue().values():
         for remedy in cause.remedies.values():
