@@ -612,7 +612,7 @@ def _(to: Targets) -> str:
     raise OSError("no namespace can be joined")
 
 
-@way("programs of the network in /proc")
+@way("usernsctl's network programs in /proc")
 def _(_: Targets) -> str:
     helpers = ("pasta", "nft", "usernsctl-network", "usernsctl-watch", "proxy_child")
     for directory in glob.glob("/proc/[0-9]*"):
