@@ -380,6 +380,7 @@ def test_compose_runs_the_connector(plain: Engine) -> None:
     assert json.loads(done.stdout.splitlines()[-1])["type"] == "SPEC"
 
 
+@pytest.mark.thorough
 def test_daemon_json_is_sufficient(plain: Engine, tmp_path: Path) -> None:
     """Check that with docker/daemon.json, commands run in gVisor without options of docker run."""
     settings = json.loads((TREE / "docker" / "daemon.json").read_text())

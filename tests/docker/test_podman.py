@@ -97,6 +97,7 @@ def test_docker_args_for_podman_work(podman: Podman, ids: str, option: str) -> N
     assert gvisor.BUILD in run(podman, PRELUDE, f"--ids={ids}", *show, options=options)
 
 
+@pytest.mark.thorough
 def test_an_image_with_rewritten_times_works(podman: Podman) -> None:
     """Check that a launch file works in an image whose files have the modification time 0."""
     context = podman.directory / "context"

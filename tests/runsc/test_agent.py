@@ -442,6 +442,7 @@ def test_eight_threads_share_one_agent(host: un.SandboxHost) -> None:
         assert agents(box) == 1
 
 
+@pytest.mark.thorough
 @tries(2, 5)
 def test_eight_asyncio_tasks_run_commands_at_once(host: un.SandboxHost, count: int) -> None:
     async def main() -> None:
@@ -801,6 +802,7 @@ with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
 """
 
 
+@pytest.mark.thorough
 @tries(24, 160)
 def test_many_commands_leak_nothing(count: int) -> None:
     command = [sys.executable, "-c", MANY, str(10_000 if tally.FULL else count)]

@@ -80,6 +80,7 @@ def test_excluded_tests_exist() -> None:
     assert [name for name in EXCLUDED if not any(hasattr(each, name) for each in MODULES)] == []
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("how", "stdout", "stderr"), test_parity_streams.OWN_STREAMS)
 def test_unspecified_streams_are_inherited(how: str, stdout: str, stderr: str) -> None:
     test_parity_streams.test_unspecified_streams_are_inherited(parity.SANDBOX, how, stdout, stderr)

@@ -123,6 +123,7 @@ def test_a_cancelled_run_leaves_no_process() -> None:
     assert wait_until_gone(word, 20) == []
 
 
+@pytest.mark.sampled(1)
 def test_eight_calls_run_at_once(with_run: Callable[..., Any]) -> None:
     async def use(run: Run) -> None:
         calls = [run(["echo", str(n)], capture_output=True, text=True) for n in range(8)]

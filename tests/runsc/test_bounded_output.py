@@ -35,6 +35,7 @@ def run(request: pytest.FixtureRequest, host: un.SandboxHost, box: un.Sandbox) -
     return run
 
 
+@pytest.mark.sampled(1)
 def test_output_below_the_limit_is_kept_whole(run: Run) -> None:
     for number in (0, 1, LIMIT - 1, LIMIT):
         result = run(f"head -c {number} /dev/zero; printf error >&2", max_output=LIMIT)
@@ -54,6 +55,7 @@ def test_the_beginning_and_the_end_are_kept(run: Run) -> None:
     assert run("printf abc", max_output=2).stdout == b"ac"
 
 
+@pytest.mark.sampled(1)
 def test_cut_characters_are_dropped(run: Run) -> None:
     result = run("printf ééééé", max_output=6, text=True)
     assert (result.stdout, result.stdout_truncated) == ("éé", 4)
@@ -64,6 +66,7 @@ def test_cut_characters_are_dropped(run: Run) -> None:
     assert run(r"printf 'a\r\nb'", max_output=100, text=True).stdout == "a\nb"
 
 
+@pytest.mark.thorough
 def test_truncated_output_uses_bounded_memory(run: Run) -> None:
     before = reset_peak_memory()
     result = run(f"{FLOOD} >&2 & {FLOOD}; wait", max_output=MIB)

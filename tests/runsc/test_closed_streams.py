@@ -53,6 +53,7 @@ with un.SandboxHost(allow=["allowed.example"]) as host:
 """
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("closed", ["0", "12", "012"])
 @pytest.mark.usefixtures("detached_state")
 def test_detached_sandboxes_work_when_standard_streams_are_closed(closed: str) -> None:
@@ -74,6 +75,7 @@ os.write(report, b"%d" % done.returncode)
 """
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("closed", ["0", "12", "012"])
 def test_names_are_allowed_when_standard_streams_are_closed(closed: str) -> None:
     command = [sys.executable, "-c", PROXIED, closed]

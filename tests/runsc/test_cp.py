@@ -83,6 +83,7 @@ def test_cp_prints_skipped_files(box: un.Sandbox, cp: Call, tmp_path: Path) -> N
     assert os.listdir(tmp_path / "t") == []
 
 
+@pytest.mark.thorough
 def test_options_set_limits_and_user(box: un.Sandbox, cp: Call, tmp_path: Path) -> None:
     box.write_file("/tmp/file", b"12345", 0o600)
     assert "max_bytes=4" in cp("--max-bytes", "4", "box:/tmp/file", "x").stderr

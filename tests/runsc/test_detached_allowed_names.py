@@ -116,6 +116,7 @@ ENDS = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
 def test_proxy_ends_with_its_detached_sandbox(end: object, marker: str) -> None:
     assert callable(end)
@@ -194,6 +195,7 @@ signal.pause()
 """
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("kind", ["attached", "detached"])
 def test_fork_of_a_killed_creator_does_not_keep_the_proxy(

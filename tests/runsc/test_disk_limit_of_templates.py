@@ -27,6 +27,7 @@ def check_disk(box: un.Sandbox, free: int = LIMIT) -> None:
     assert result.stdout.split() == [str(free), str(LIMIT)]
 
 
+@pytest.mark.thorough
 def test_a_pool_limits_the_disk_of_each_lease() -> None:
     with un.SandboxHost(disk="10M", writable_root=True) as host:
         for uses in (1, 2):

@@ -56,6 +56,7 @@ def test_snippet_server_runs_posted_code(url: str, tmp_path: Path) -> None:
     assert post(url, look) == ("0", "False\n")
 
 
+@pytest.mark.thorough
 def test_snippet_server_kills_code_after_a_timeout(url: str) -> None:
     assert post(url, "print('early', flush=True)\nwhile True: pass") == ("-9", "early\n")
 
@@ -78,6 +79,7 @@ def post_json(url: str, task: object) -> Any:
         return json.loads(answer.read()), answer.headers["X-Reason"]
 
 
+@pytest.mark.thorough
 def test_snippet_server_takes_and_returns_files(url: str, tmp_path: Path) -> None:
     code = "open('b', 'w').write(open('a').read() * 2); print('ok')"
     task = {"code": code, "files": {"a": "text"}, "results": ["b", "missing"]}
@@ -129,6 +131,7 @@ def test_untrusted_report_follows_no_link(tmp_path: Path, monkeypatch: pytest.Mo
         report.report_on(str(tmp_path / "data"))
 
 
+@pytest.mark.thorough
 def test_worker_pool_runs_all_tasks() -> None:
     results = dict(
         tuple(map(int, line.split())) for line in run("worker_pool.py", "6").splitlines()

@@ -671,6 +671,7 @@ def test_an_exception_of_the_source_reaches_the_caller(box: un.Sandbox, inside: 
     assert box.list_dir(inside) == []
 
 
+@pytest.mark.thorough
 def test_six_threads_copy_at_once(box: un.Sandbox, inside: str) -> None:
     def work(number: int) -> None:
         data = os.urandom(100_000)

@@ -70,6 +70,7 @@ def holders_of(port: int) -> list[str]:
     return found
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.also_root
 @pytest.mark.parametrize("detach", [False, True], ids=["attached", "detached"])
 def test_free_port_reaches_a_server_inside(host: un.SandboxHost, *, detach: bool) -> None:
@@ -267,6 +268,7 @@ def test_publish_with_network_host_raises() -> None:
         un.Sandbox(["/bin/true"], network="host", publish=[80])
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("max_uses", [1, 2])
 def test_each_sandbox_of_a_pool_has_its_own_port(host: un.SandboxHost, max_uses: int) -> None:
     with host.pool(2, limit=2, publish=[8000], max_uses=max_uses) as pool:

@@ -228,6 +228,7 @@ def test_invalid_timeouts_raise_before_the_start(given: Any, error: type[Excepti
             pool.acquire(ttl=given)
 
 
+@pytest.mark.thorough
 def test_ttl_and_idle_timeout_apply_to_templates() -> None:
     with un.SandboxHost() as host:
         with host.template(None) as template:
@@ -245,6 +246,7 @@ def test_ttl_and_idle_timeout_apply_to_templates() -> None:
                 template.start(idle_timeout=2)
 
 
+@pytest.mark.thorough
 def test_ttl_applies_to_python_templates() -> None:
     with un.SandboxHost() as host, host.python_template() as template:
         with template.start(["-c", "import time; time.sleep(1000)"], ttl=2) as box:

@@ -49,6 +49,7 @@ def ignoring(signals: str, command: list[str]) -> Iterator[tuple[subprocess.Pope
             process.kill()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("signals", ["HUP", "HUP INT QUIT TERM"])
 def test_a_command_survives_the_signals_that_its_caller_ignores(
     start: list[str], signals: str

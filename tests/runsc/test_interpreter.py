@@ -437,6 +437,7 @@ def test_output_of_background_threads_belongs_to_the_next_code(python: un.Interp
     assert python.run("go.set(); gone.wait(); 1").stdout == "late"
 
 
+@pytest.mark.thorough
 def test_interpreters_of_a_lease_and_of_a_detached_sandbox(runtime: Path) -> None:
     with un.SandboxHost() as host:
         with host.pool(1) as pool, pool.acquire() as box, box.interpreter(PYTHON) as python:

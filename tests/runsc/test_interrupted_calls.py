@@ -51,6 +51,7 @@ def test_interrupted_run_leaks_no_descriptor(host: un.SandboxHost, streams: dict
     assert call > 100
 
 
+@pytest.mark.thorough
 def test_interrupted_agent_start_leaks_no_descriptor(host: un.SandboxHost) -> None:
     with host.start(FOREVER) as box:
         before, processes = open_descriptors(), children()

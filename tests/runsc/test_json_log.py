@@ -102,6 +102,7 @@ def test_usage_errors_are_json_after_the_log_option(
         assert "text or json" in done.stderr
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "status", "why"),
     [

@@ -110,6 +110,7 @@ def test_launch_writable_by_others_is_refused(perform: Refused, launch: Path, mo
     perform(launch, told, cause="launch-untrusted")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.also_root
 @pytest.mark.parametrize("mode", [0o777, 0o733, 0o757])
 def test_launch_in_a_directory_writable_by_others_is_refused(

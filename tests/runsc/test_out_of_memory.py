@@ -64,6 +64,7 @@ def test_oom_kill_of_a_child_ends_the_sandbox(usernsctl: Program) -> None:
     check_report(done.stderr, 200)
 
 
+@pytest.mark.thorough
 def test_other_sandboxes_of_the_control_group_continue(usernsctl: Program) -> None:
     script = "ls / > /dev/null; echo started; read -r line; sh -c 'exit 3'"
     with memory_group(300 * MIB) as group:

@@ -64,6 +64,7 @@ def test_leases_share_no_files_or_processes(host: un.SandboxHost) -> None:
     assert repr(pool).endswith("closed>")
 
 
+@pytest.mark.thorough
 def test_asyncio_tasks_acquire_different_sandboxes(host: un.SandboxHost) -> None:
     async def use(pool: un.SandboxPool) -> str:
         async with pool.acquire_async(PATIENCE) as box:
@@ -143,6 +144,7 @@ with socket.create_server(("127.0.0.1", 5000)) as server:
 CLIENT = 'import socket; print(socket.create_connection(("127.0.0.1", 5000)).recv(9).decode())'
 
 
+@pytest.mark.thorough
 def test_each_lease_connects_to_servers_in_its_sandbox(host: un.SandboxHost) -> None:
     """Check that the client of each lease reaches the server in its own sandbox.
 

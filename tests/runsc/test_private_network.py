@@ -230,6 +230,7 @@ host.close()
 """
 
 
+@pytest.mark.thorough
 def test_pools_and_templates_have_private_networks(world: World) -> None:
     words = [f"{networks.WEB}/80", f"{networks.BRIDGE}/80"]
     done = world.run(sys.executable, "-c", POOL, ASK, *words, timeout=120)

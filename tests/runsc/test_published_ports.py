@@ -64,6 +64,7 @@ def ask(world: World, address: str, port: int, count: int = 1, size: int = 1000)
     return world.ask(CLIENT, address, port, count, size)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.also_root
 @pytest.mark.parametrize("network", ["none", "private"])
 def test_published_port_reaches_the_sandbox(world: World, network: str) -> None:
@@ -201,6 +202,7 @@ def test_published_port_is_free_after_the_end(world: World) -> None:
             assert ask(world, "127.0.0.1", 18083) == "1"
 
 
+@pytest.mark.thorough
 def test_next_run_may_publish_the_same_port_immediately(world: World) -> None:
     run = f"{USERNSCTL} run --network private --publish 18086:80 -- true"
     done = world.run("sh", "-ec", "\n".join([run] * 6))

@@ -86,6 +86,7 @@ def test_published_udp_port_reaches_the_sandbox(world: World, network: str) -> N
         assert "ConnectionRefusedError" in ask(world, networks.MACHINE, 18053)
 
 
+@pytest.mark.thorough
 def test_more_udp_clients_than_sockets_are_served(world: World) -> None:
     with serving(world, "--publish", "18054:53/udp"):
         # Ports of sockets in the sandbox are reused, so SERVER takes some of the 600 clients for

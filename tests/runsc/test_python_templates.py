@@ -218,6 +218,7 @@ def test_threads_and_sockets_are_refused_by_name(
     assert caught.value.cause == "template-unsavable"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -102,6 +102,7 @@ def serve(worker: ModuleType, redis: Redis, host: un.SandboxHost, wanted: int) -
     assert redis.pending == {}
 
 
+@pytest.mark.thorough
 def test_each_task_of_a_queue_has_one_result(worker: ModuleType, host: un.SandboxHost) -> None:
     redis = Redis(*(f"echo {n}; exit {n}" for n in range(10)), "kill -9 $$", "yes")
     serve(worker, redis, host, 12)

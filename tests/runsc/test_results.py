@@ -44,6 +44,7 @@ def test_run_returns_exit_status_and_reason(box: un.Sandbox, script: str) -> Non
     assert result.rusage is not None
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("script", ENDS)
 def test_result_has_exit_status_and_reason(host: un.SandboxHost, script: str) -> None:
     with host.start(["sh", "-c", script]) as box:

@@ -210,6 +210,7 @@ def test_rootfs_option_runs_a_program_and_changes_no_file(usernsctl: Program, ro
     assert tree(rootfs) == before
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "linux",
     [

@@ -85,6 +85,7 @@ def test_command_ends_when_the_namespace_is_removed(usernsctl: Program, pid_name
         assert process.stdout.read() == ""
 
 
+@pytest.mark.sampled(1)
 def test_unhandled_sigterm_kills_the_command(usernsctl: Program, pid_namespace: str) -> None:
     argv = run_shell(usernsctl, pid_namespace, "echo ready; exec sleep 1000")
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
@@ -95,6 +96,7 @@ def test_unhandled_sigterm_kills_the_command(usernsctl: Program, pid_namespace: 
         assert process.wait(PATIENCE) == 128 + signal.SIGTERM
 
 
+@pytest.mark.sampled(1)
 def test_control_c_ends_the_command(usernsctl: Program, pid_namespace: str) -> None:
     argv = run_shell(usernsctl, pid_namespace, "echo ready; sleep 1000")
     ours, theirs = os.openpty()
@@ -119,6 +121,7 @@ def test_control_c_ends_the_command(usernsctl: Program, pid_namespace: str) -> N
             os.close(ours)
 
 
+@pytest.mark.sampled(1)
 def test_command_ends_when_its_watcher_is_killed(usernsctl: Program, pid_namespace: str) -> None:
     with start(usernsctl, pid_namespace) as process:
         (inside,) = children_of(process.pid)

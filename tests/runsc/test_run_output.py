@@ -35,6 +35,7 @@ def is_running(pid: str) -> bool:
         return False
 
 
+@pytest.mark.thorough
 def test_output_below_the_limit_is_whole(usernsctl: Program) -> None:
     for limit in (3, 4, 5, 100, 1 << 20):
         done = usernsctl("run", "--max-output", str(limit), "--", "sh", "-c", "printf abc")

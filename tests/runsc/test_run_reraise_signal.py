@@ -83,6 +83,7 @@ def test_without_the_option_a_signal_becomes_an_exit_status(usernsctl: Program) 
     assert usernsctl("run", "--", "sh", "-c", "kill -TERM $$").returncode == 143
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_forwarded_signal_is_reraised(make_command: MakeCommand, number: int) -> None:
     with subprocess.Popen(
@@ -117,6 +118,7 @@ def test_signal_during_the_start_is_reraised(make_command: MakeCommand) -> None:
             assert process.wait(PATIENCE) == -number
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("how", ["ignored", "blocked"])
 def test_ignored_or_blocked_signal_is_reraised(make_command: MakeCommand, how: str) -> None:
     def prepare() -> None:

@@ -275,6 +275,7 @@ def test_command_that_exits_immediately_has_its_status(
         box.terminate()
 
 
+@pytest.mark.thorough
 def test_eight_sandboxes_start_from_asyncio(host: un.SandboxHost) -> None:
     async def one(number: int, slots: asyncio.Semaphore) -> int:
         async with slots, await host.start_async(["sh", "-c", f"exit {number}"]) as box:

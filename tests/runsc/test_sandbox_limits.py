@@ -278,6 +278,7 @@ def test_limits_of_a_host_apply_to_its_sandboxes(host: un.SandboxHost) -> None:
     assert error.value.cause == "memory-limit"
 
 
+@pytest.mark.thorough
 def test_start_may_replace_limits_of_the_host(host: un.SandboxHost) -> None:
     with host.start(None, memory="250M", pids=70) as box:
         limits = {part.name: part.limit for part in box.limits}
@@ -287,6 +288,7 @@ def test_start_may_replace_limits_of_the_host(host: un.SandboxHost) -> None:
         assert box.run(FORK_BOMBS["python"]).reason == "pids-limit"
 
 
+@pytest.mark.thorough
 def test_memory_limit_applies_after_every_restore(host: un.SandboxHost) -> None:
     # gVisor's kernel replaces its memfd during a restore. Restore often, because the watcher opens
     # the memfd sometimes before, and sometimes after that.

@@ -344,6 +344,7 @@ def test_gvisor_run_raises_like_subprocess(host: un.SandboxHost) -> None:
     assert os.listdir(host.directory) == [".crash"]
 
 
+@pytest.mark.thorough
 def test_gvisor_run_works_in_four_threads(host: un.SandboxHost) -> None:
     def one(number: int) -> int:
         return un.gvisor.run(["sh", "-c", f"exit {number}"], host=host).returncode

@@ -135,6 +135,7 @@ with un.SandboxHost() as h:
     assert gone[1] == "no-such-sandbox"
 
 
+@pytest.mark.thorough
 def test_oom_kill_is_reported_after_the_creator_exited() -> None:
     creator = """
 with un.SandboxHost() as h:
@@ -151,6 +152,7 @@ print(json.dumps(caught(lambda: un.Sandbox.attach(ID).wait(60))))
     assert is_oom(result, "RunscError") or is_oom(result), result
 
 
+@pytest.mark.thorough
 def test_oom_kill_ends_no_other_sandbox_of_the_host() -> None:
     script = """
 with un.SandboxHost() as h, h.start(None) as one, h.start(["sleep", "1000"]) as two:

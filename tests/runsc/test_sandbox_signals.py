@@ -129,6 +129,7 @@ def close_and_kill(box: un.Sandbox, step: int) -> int:
     return lines
 
 
+@pytest.mark.thorough
 @both_kinds
 @tries(8, 20)
 def test_kill_before_any_line_of_close_works(detach: bool, count: int) -> None:

@@ -19,6 +19,7 @@ SPINNER = "import time\nwhile time.process_time() < 0.4: pass"
 LIMITED = pytest.param("limited", marks=pytest.mark.also_root)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", ["child", "detached", "attached", LIMITED])
 def test_usage_counts_what_programs_use(kind: str, host: un.SandboxHost) -> None:
     with ExitStack() as opened:

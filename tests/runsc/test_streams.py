@@ -114,6 +114,7 @@ def look_by_run(host: un.SandboxHost) -> bytes:
         return box.run([*PYTHON, LOOK], stdin=un.DEVNULL, stdout=un.PIPE, stderr=un.STDOUT).stdout
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("call", [look_by_start, look_by_detach, look_by_run])
 @several
 def test_sandboxes_keep_a_shared_output_pipe_blocking(

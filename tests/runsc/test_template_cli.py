@@ -85,6 +85,7 @@ def test_template_run_may_use_files_as_streams(
     assert (tmp_path / "out").read_text() == "line\nerr\n"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("option", "work", "status", "cause"),
     [
@@ -250,6 +251,7 @@ def test_template_run_forwards_sigterm(template: Any, usernsctl: Any) -> None:
         assert process.wait(PATIENCE) == 128 + signal.SIGTERM
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_a_hung_template_run(
     template: Any, usernsctl: Any, stand_in: Any, tmp_path: Path, number: int

@@ -253,6 +253,7 @@ def test_command_that_is_never_ready_is_killed_by_the_timeout(
     assert wait_until_gone(f"sleep {word}", EXIT_SECONDS) == []
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("ready", ["/never", "port:9"])
 def test_command_that_stops_the_agent_is_killed_by_the_timeout(
     host: un.SandboxHost, ready: str

@@ -44,6 +44,7 @@ def is_shown(shown: str, printed: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, shown.split("…"))), printed, re.S) is not None
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.timeout(2 * SECONDS)
 @pytest.mark.parametrize(
     "page",

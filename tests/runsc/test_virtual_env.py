@@ -117,6 +117,7 @@ def test_environment_with_a_copied_interpreter_runs(environment: Environment) ->
     assert (done.stdout.split()[0], done.stderr) == (str(environment.path), "")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("copies", [[], ["--copies"]], ids=["links", "copies"])
 def test_environment_made_by_virtualenv_runs(environment: Environment, copies: list[str]) -> None:
     made = ["virtualenv", "--quiet", "--no-seed", "--python=/usr/bin/python3", *copies]
@@ -159,6 +160,7 @@ def test_environment_is_not_mounted_with_a_rootfs(environment: Environment) -> N
     assert str(environment.path) not in done.stdout.replace(f"{environment.path}/bin", "")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("entry", ["pip.conf", ".env", "main.py", ".git"])
 def test_environment_with_other_files_is_not_mounted(environment: Environment, entry: str) -> None:
     environment.make()

@@ -62,6 +62,7 @@ def test_volume_whose_changes_are_lost_is_reported(
     assert [path.name for path in volume.iterdir()] == ["file"]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "commands",
     [

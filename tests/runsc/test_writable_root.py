@@ -64,6 +64,7 @@ def test_useradd_creates_a_user(usernsctl: Program) -> None:
     assert (done.stdout, done.returncode) == ("newcomer\n/\n", 0), done.stderr
 
 
+@pytest.mark.thorough
 def test_pip_installs_into_the_system(usernsctl: Program, tmp_path: Path) -> None:
     package = wheel(tmp_path)
     script = (

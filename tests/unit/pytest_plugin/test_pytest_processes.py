@@ -374,6 +374,7 @@ LEAVES = """
 """
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.userns_requires("subid")
 @pytest.mark.parametrize(
     ("idmap", "other"), [('"auto"', "3"), ("un.IdMap.keep_id()", "3"), ('"subids"', "THEIRS")]
