@@ -61,7 +61,7 @@ _GOES_ON = re.compile(r"\b(?:trying|falling back|going forward|ignoring|ignored|
 _NOISE = re.compile(
     r"\[[^\]]*\]|\((?:os error )?-?\w{1,7}\)"
     r"|called `result::unwrap\(\)` on an `err` value|panicked at|\S+\.rs:\d+:\d+"
-    r"|\b\w*(?:error|exception|failure|warning|fatal|caused by|info)\b|[\d\W_]+"
+    r"|\b\w*(?:error|errno|exception|failure|warning|fatal|caused by|info)\b|[\d\W_]+"
 )
 # Maximum length, in characters, of the one other word in a line that contains an error and _NOISE.
 _REST_MAX = 16

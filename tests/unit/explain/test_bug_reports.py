@@ -35,6 +35,8 @@ Half = Literal[
     "natural",
     "recheck",
     "unseen",
+    "unread",
+    "strict",
 ]
 
 
@@ -79,6 +81,8 @@ BUG_REPORT_TEXTS = tuple(
         "natural",
         "recheck",
         "unseen",
+        "unread",
+        "strict",
     )
     for text in read(f"{name}.toml")
 )
@@ -135,7 +139,7 @@ def test_accuracy_of_explain_for_tuned_texts() -> None:
     tuned = score(texts_of("tuned", ours=True))
     print(f"tuned: {dict(tuned)}")
     assert tuned["texts"] - tuned["recognised"] == len(UNRECOGNISABLE)
-    assert tuned["right first"] >= 75
+    assert tuned["right first"] >= 77
     assert tuned["wrong"] == 0
 
 
@@ -143,8 +147,8 @@ def test_accuracy_of_explain_for_texts_that_were_kept_out() -> None:
     """Check the accuracy for texts that were not used to write the first patterns."""
     kept = score(texts_of("kept out", ours=True))
     print(f"kept out: {dict(kept)}")
-    assert kept["recognised"] >= 75
-    assert kept["right first"] >= 65
+    assert kept["recognised"] >= 76
+    assert kept["right first"] >= 66
     assert kept["wrong"] == 0
     assert sum(cause_ids(met) != [] for met in texts_of("kept out", ours=False)) == 0
 
@@ -168,10 +172,10 @@ def test_accuracy_of_explain_for_fresh_texts() -> None:
     [
         # In the first measurement, explain recognised 55 of these texts, 41 with the right cause
         # first and 6 with only wrong causes. It also recognised 1 unrelated text.
-        ("later", 82, 82, 74, 38, 0),
+        ("later", 84, 84, 76, 36, 0),
         # In the first measurement, explain recognised 46 of these texts, 36 with the right cause
         # first and 4 with only wrong causes. It also recognised 1 unrelated text.
-        ("last", 77, 77, 75, 40, 0),
+        ("last", 78, 78, 76, 39, 0),
         # In the first measurement, explain recognised 47 of 52 texts, 41 with the right cause first
         # and 1 with only wrong causes.
         ("seen", 82, 82, 78, 15, 0),
@@ -186,37 +190,43 @@ def test_accuracy_of_explain_for_fresh_texts() -> None:
         ("independent", 41, 39, 26, 19, 1),
         # When the texts were collected, explain recognised 19 of them, 15 with the right cause
         # first. It also recognised 2 unrelated texts.
-        ("searched", 23, 23, 20, 16, 0),
+        ("searched", 25, 25, 22, 14, 0),
         # When the texts were collected, explain recognised 17 of them, 14 with the right cause
         # first and 1 with only wrong causes. It also recognised 4 unrelated texts, but only 3 after
         # the rules had been completed for the collection "searched".
-        ("withheld", 22, 22, 20, 16, 0),
+        ("withheld", 23, 23, 21, 15, 0),
         # When the texts were collected, explain recognised 27 of them, 22 with the right cause
         # first and 3 with only wrong causes. It also recognised 10 texts without a cause in the
         # catalogue, all about namespaces.
-        ("surveyed", 40, 37, 32, 48, 6),
+        ("surveyed", 42, 39, 35, 46, 6),
         # When the texts were collected, explain recognised 13 of them, 12 with the right cause
         # first and 1 with only wrong causes.
         ("afterwards", 17, 16, 15, 1, 0),
         # When the texts were collected, explain recognised 31 of 40 texts, 23 with the right cause
         # first and 3 with only wrong causes. It also recognised 5 of 10 texts without a cause in
         # the catalogue, and 3 of 14 unrelated texts.
-        ("recent", 40, 40, 35, 24, 4),
+        ("recent", 41, 41, 36, 23, 4),
         # When the texts were collected, explain recognised 38 of 41 texts, 37 with the right cause
         # first and 1 with only wrong causes. It also recognised 3 of 20 unrelated texts.
-        ("blind", 42, 41, 41, 19, 1),
+        ("blind", 43, 42, 42, 18, 1),
         # When the texts were collected, explain recognised 35 of 51 texts, 32 with the right cause
         # first and 2 with only wrong causes. It also recognised 2 of 29 other texts.
-        ("uncommon", 51, 44, 44, 29, 0),
+        ("uncommon", 52, 45, 45, 28, 0),
         # When the texts were collected, explain recognised 72 of 78 texts, 71 with the right cause
         # first and 1 with only wrong causes. It also recognised 5 of 40 other texts.
-        ("natural", 78, 76, 76, 40, 1),
+        ("natural", 80, 78, 78, 38, 1),
         # When the texts were collected, explain recognised 12 of 18 texts, 11 with the right cause
         # first and 1 with only wrong causes. It recognised none of 15 other texts.
         ("recheck", 18, 18, 18, 15, 0),
         # When the texts were collected, explain recognised 36 of 43 texts, each with the right
         # cause first. It also recognised 10 of 36 other texts, most of them about namespaces.
-        ("unseen", 43, 43, 43, 36, 3),
+        ("unseen", 46, 46, 46, 33, 3),
+        # When the texts were collected, explain recognised 28 of 53 texts, 26 with the right cause
+        # first. It also recognised 3 of 29 other texts.
+        ("unread", 53, 48, 47, 29, 2),
+        # When the texts were collected, explain recognised 19 of 23 texts, 16 with the right cause
+        # first and 1 with only wrong causes. It recognised none of 19 other texts.
+        ("strict", 23, 22, 18, 19, 0),
     ],
 )
 def test_accuracy_of_explain_for_collected_texts(
