@@ -19,6 +19,7 @@ import pytest
 import tally
 from callers import MAP_OF_SEVERAL, several_ids
 from conftest import EXIT_SECONDS, children, open_descriptors, settled_descriptors
+from interrupts import alarm
 from limits import descriptors_left
 from processes import capture, check_output, processes_with
 from sampling import tries
@@ -588,25 +589,24 @@ def test_forked_children_share_the_sandbox_without_closing_it(box: un.Sandbox) -
 
 
 def is_interrupted(box: un.Sandbox, seconds: float) -> bool:
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    """Run a command until SIGALRM raises KeyboardInterrupt; return whether it was raised here.
+
+    Python discards an exception in a finalizer, so the signal is sent again every 5 s. pytest would
+    keep such an exception, and with it the sockets in the variables of its frames.
+    """
     try:
-        # Send SIGALRM again every 5 s: if KeyboardInterrupt is raised in a finalizer, Python
-        # discards it.
-        signal.setitimer(signal.ITIMER_REAL, seconds, 5)
-        box.run(["sleep", "1008"])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "unraisablehook", lambda _: None)
+            with alarm(signal.default_int_handler, seconds, 5):
+                box.run(["sleep", "1008"])
     except KeyboardInterrupt:
         return True
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     return False
 
 
 # If a signal interrupts socketpair(), the garbage collector closes the sockets and emits a
-# ResourceWarning. If a signal interrupts a finalizer, Python discards the exception, and pytest
-# emits a warning.
+# ResourceWarning.
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupted_start_leaks_nothing(box: un.Sandbox, host: un.SandboxHost) -> None:
     before = settled_descriptors(), children()
     for step in range(20):
