@@ -212,6 +212,7 @@ except ChildProcessError:
 """
 
 
+@pytest.mark.thorough
 def test_a_large_process_with_threads_forks_and_signals_starts_commands() -> None:
     # Ignore the DeprecationWarning that os.fork() in a multithreaded process emits since Python
     # 3.12.

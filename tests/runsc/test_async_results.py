@@ -43,6 +43,7 @@ def with_run(request: pytest.FixtureRequest, runtime: Path) -> Callable[..., Any
     return call
 
 
+@pytest.mark.sampled(1)
 def test_run_async_returns_the_result_of_run(with_run: Callable[..., Any]) -> None:
     async def use(run: Run) -> None:
         script = "cat; echo error >&2; exit 3"
@@ -92,6 +93,7 @@ def test_a_timeout_kills_the_command(with_run: Callable[..., Any]) -> None:
     with_run(use)
 
 
+@pytest.mark.sampled(1)
 def test_a_cancelled_call_kills_the_command(with_run: Callable[..., Any]) -> None:
     async def use(run: Run) -> None:
         for pause in (0, 0.01, 0.2, 1):

@@ -177,6 +177,7 @@ def check_all_states(containers: Containers, name: str) -> None:
     containers.remove(f"{name}-again")
 
 
+@pytest.mark.sampled(1)
 def test_a_container_passes_all_states_from_create_to_restore(containers: Containers) -> None:
     check_all_states(containers, "one")
 

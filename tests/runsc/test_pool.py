@@ -434,6 +434,7 @@ def test_leases_continue_a_command_from_its_checkpoint(host: un.SandboxHost) -> 
                 assert box.communicate(word, PATIENCE)[0] == b"saved\n" + word
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("uses", [1, 3])
 def test_leases_start_from_a_prepared_template(host: un.SandboxHost, uses: int) -> None:
     def prepare(box: un.Sandbox) -> None:

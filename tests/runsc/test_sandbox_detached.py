@@ -167,6 +167,7 @@ def test_duplicate_id_raises_and_keeps_the_first_sandbox(host: un.SandboxHost, m
         assert [one.id for one in un.Sandbox.list_detached()] == [marker]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.also_root
 @pytest.mark.parametrize("look", ["attach", "list", "start", "close"])
 def test_record_of_a_dead_sandbox_is_removed(

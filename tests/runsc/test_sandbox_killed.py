@@ -93,6 +93,7 @@ def close_if_alive(id: str) -> bool:
     return True
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
 def test_killed_creator_leaves_no_sandbox_or_a_working_one(
     detach: bool,
