@@ -43,7 +43,7 @@ def too_large(why: str) -> RunscError:
         step=STEP,
         errno=errno.ENOSPC,
         cause="disk-full",
-        remedy="let the command use less memory: the tmpfs has half the size of this machine's memory\n"
+        remedy="let the command use less memory: the tmpfs has half of the machine's memory\n"
         "close other templates of the SandboxHost: all its templates share the tmpfs",
     )
 
