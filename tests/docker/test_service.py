@@ -101,8 +101,12 @@ class Service:
 
     def post(self, snippet: str) -> tuple[str, str]:
         """Run a snippet in the service; return the snippet's exit status and output."""
-        with urllib.request.urlopen(self.url, snippet.encode(), PATIENCE) as answer:
-            return answer.headers["X-Exit-Status"], answer.read().decode()
+        try:
+            with urllib.request.urlopen(self.url, snippet.encode(), PATIENCE) as answer:
+                return answer.headers["X-Exit-Status"], answer.read().decode()
+        except urllib.error.HTTPError as error:
+            error.add_note(self._engine("logs", self._name).stderr)
+            raise
 
     def execute(self, *command: str) -> None:
         self._engine.must("exec", self._name, *command)

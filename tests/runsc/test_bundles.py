@@ -126,7 +126,6 @@ def test_oom_score_adj_of_a_bundle_is_applied(usernsctl: Program, tmp_path: Path
     assert scores == {"500\n"}
 
 
-@pytest.mark.sampled(4)
 @pytest.mark.also_root
 @pytest.mark.parametrize("name", REFUSED)
 def test_usernsctl_runs_bundles_that_runsc_refuses(

@@ -70,7 +70,6 @@ def holders_of(port: int) -> list[str]:
     return found
 
 
-@pytest.mark.sampled(2)
 @pytest.mark.also_root
 @pytest.mark.parametrize("detach", [False, True], ids=["attached", "detached"])
 def test_free_port_reaches_a_server_inside(host: un.SandboxHost, *, detach: bool) -> None:

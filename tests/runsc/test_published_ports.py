@@ -64,7 +64,6 @@ def ask(world: World, address: str, port: int, count: int = 1, size: int = 1000)
     return world.ask(CLIENT, address, port, count, size)
 
 
-@pytest.mark.sampled(2)
 @pytest.mark.also_root
 @pytest.mark.parametrize("network", ["none", "private"])
 def test_published_port_reaches_the_sandbox(world: World, network: str) -> None:

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -112,10 +113,11 @@ def test_results_count_processor_time(host: un.SandboxHost, box: un.Sandbox) -> 
 
 
 @contextlib.contextmanager
-def when_started(do: Callable[..., object], *args: object) -> Iterator[int]:
-    """Call `do` in a thread once the command STARTED has started.
+def when_started(do: Callable[..., object], *args: object) -> Iterator[dict[str, Any]]:
+    """Call `do` in a thread once the caller of the command STARTED has learned that it runs.
 
-    Yield the descriptor for the command's standard output.
+    Yield the arguments of run() for the command: the caller sends the input after the start, and
+    the command sends it to the thread.
     """
     reader, output = os.pipe()
 
@@ -126,29 +128,29 @@ def when_started(do: Callable[..., object], *args: object) -> Iterator[int]:
     thread = threading.Thread(target=wait_and_do)
     thread.start()
     try:
-        yield output
+        yield {"input": b"\n", "stdout": output}
     finally:
         os.close(output)
         thread.join()
         os.close(reader)
 
 
-STARTED = ["sh", "-c", "echo; exec sleep 1000"]
+STARTED = ["sh", "-c", "read line; echo; exec sleep 1000"]
 
 
 def test_result_in_a_killed_sandbox_has_reason_sandbox_ended(host: un.SandboxHost) -> None:
     with host.start(None) as box:
-        with when_started(box.kill) as output:
-            result = box.run(STARTED, stdout=output)
+        with when_started(box.kill) as streams:
+            result = box.run(STARTED, **streams)
         assert (result.returncode, result.reason) == (-signal.SIGKILL, "sandbox-ended")
         with pytest.raises(un.SandboxEndedError, match="has ended"):
             box.run(["true"])
     with (
         host.start(None) as box,
-        when_started(box.close) as output,
+        when_started(box.close) as streams,
         pytest.raises(un.SandboxEndedError) as caught,
     ):
-        box.run(STARTED, stdout=output, check=True)
+        box.run(STARTED, check=True, **streams)
     assert isinstance(caught.value, un.CommandError)
     assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
     with pytest.raises(un.SandboxEndedError):
@@ -158,8 +160,8 @@ def test_result_in_a_killed_sandbox_has_reason_sandbox_ended(host: un.SandboxHos
 def test_commands_of_an_agent_that_ends_are_killed(host: un.SandboxHost) -> None:
     with host.start(FOREVER) as box:
         started = time.monotonic()
-        with when_started(box._end_others, PATIENCE) as output:
-            result = box.run(STARTED, stdout=output)
+        with when_started(box._end_others, PATIENCE) as streams:
+            result = box.run(STARTED, **streams)
         assert (result.returncode, result.reason) == (-signal.SIGKILL, "killed")
         assert time.monotonic() - started < PATIENCE
         assert box.run(["true"]).returncode == 0
