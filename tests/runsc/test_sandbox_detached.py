@@ -324,7 +324,7 @@ def test_exit_status_outlives_the_record(host: un.SandboxHost, marker: str) -> N
 
 
 def test_reason_of_the_end_outlives_the_record(marker: str) -> None:
-    with un.Sandbox(FOREVER, id=marker, detach=True, ttl=0.5) as box:
+    with un.Sandbox(FOREVER, id=marker, detach=True, ttl=3) as box:
         assert wait_until_gone(marker, PATIENCE) == []
         assert un.Sandbox.list_detached() == []
         with pytest.raises(un.SandboxEndedError) as caught:
