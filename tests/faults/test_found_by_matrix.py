@@ -16,6 +16,7 @@ import pytest
 from callers import unprivileged
 from conftest import open_descriptors
 from interrupts import run_interrupted
+from processes import kill_and_wait
 
 import usernsctl as un
 from usernsctl._system import processes, records
@@ -88,6 +89,24 @@ def test_a_namespace_that_its_creator_cannot_open_is_removed(
         with pytest.raises(OSError, match="Too many open files"):
             un.Namespace.open_or_create("web")
     assert named.list_named() == []
+
+
+@pytest.mark.usefixtures("removed")
+def test_a_namespace_whose_holder_is_killed_after_its_publication_is_removed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Regression test: the error of the message to the dead holder left the record behind."""
+    publish = records.Entry.publish
+
+    def publish_and_kill(entry: records.Entry[named.NamedNamespace]) -> None:
+        publish(entry)
+        kill_and_wait(entry.record.pid)
+
+    monkeypatch.setattr(records.Entry, "publish", publish_and_kill)
+    with pytest.raises(un.NamespaceError, match="the holder of the namespace 'web'"):
+        un.Namespace.open_or_create("web")
+    directory = Path(os.environ["XDG_RUNTIME_DIR"]) / "usernsctl" / "namespaces"
+    assert os.listdir(directory) == []
 
 
 @unprivileged

@@ -319,9 +319,8 @@ def open_or_create(name: str, options: Iterable[str]) -> Iterator[NamedNamespace
             try:
                 yield created
             except BaseException:
-                # Kill the holder, because the caller failed to open the new namespace.
-                created.discard()
-                entry.remove()
+                # The caller failed to open the new namespace.
+                _remove(entry)
                 raise
             return
     with found:
@@ -347,8 +346,7 @@ def remove_named(name: str) -> None:
     :raises NamespaceError: no namespace has that name, or its holder is in another PID namespace.
     """
     with _open(name) as entry:
-        entry.record.discard()
-        entry.remove()
+        _remove(entry)
 
 
 def options_of(idmap: IdMap, namespaces: Iterable[str]) -> list[str]:
@@ -377,6 +375,12 @@ def _holder_program() -> str:
 
 def _error(reason: str, cause: str | None = None, remedy: str | None = None) -> NamespaceError:
     return NamespaceError(reason, step=STEP, cause=cause, remedy=remedy)
+
+
+def _remove(entry: Entry[NamedNamespace]) -> None:
+    """Kill the holder of a namespace, and remove the record."""
+    entry.record.discard()
+    entry.remove()
 
 
 def _find(name: str) -> Entry[NamedNamespace] | None:
@@ -455,17 +459,29 @@ class _Holder(Closing):
             entry.record = NamedNamespace.describe(
                 name, self._pid, self._fds, network=self._network, notice=self._notice
             )
-        entry.publish()
+        try:
+            entry.publish()
+            self._confirm(name)
+        except BaseException:
+            # Close the connection first: a holder that has not received the message exits then, and
+            # discard() kills one that has.
+            self._connection.close()
+            _remove(entry)
+            raise
+        return entry.record
+
+    def _confirm(self, name: str) -> None:
+        """Tell the holder to outlive this process, and wait until others can open its namespaces.
+
+        :raises NamespaceError: as :meth:`keep` does.
+        """
         with NamespaceError.instead(f"the holder of the namespace {name!r}", step=STEP):
             self._connection.send(b"+", socket.MSG_NOSIGNAL)
-            # The holder either closes the connection, once other processes can open its namespaces,
-            # or sends an error.
+            # The holder closes the connection once it is ready, or sends an error.
             answer = self._connection.recv(4096)
         word, _, rest = answer.decode(errors="replace").partition(" ")
         if word == "error":
-            entry.remove()
             raise _reported_error(rest)
-        return entry.record
 
     def close(self) -> None:
         """Close the connection. The holder then exits, unless :meth:`keep` was called."""
