@@ -9,6 +9,7 @@ import resource
 import select
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -47,6 +48,15 @@ def kill_and_wait(pid: int, seconds: float = 30) -> None:
     os.kill(pid, signal.SIGKILL)
     assert select.select([pidfd], [], [], seconds)[0], f"process {pid} has not exited"
     os.close(pidfd)
+
+
+def wait_for_threads(seconds: float = 60) -> None:
+    """Wait for the exit of usernsctl's threads, which close the objects of cancelled calls."""
+    deadline = time.monotonic() + seconds
+    # Such a thread may start another one, so enumerate them again.
+    while found := [one for one in threading.enumerate() if one.name.startswith("usernsctl")]:
+        assert time.monotonic() < deadline, found
+        found[0].join(1)
 
 
 def reset_peak_memory() -> int:

@@ -18,6 +18,7 @@ import uvloop
 from conftest import children, open_descriptors
 from inside import PATIENCE, WAITER
 from kept import LINK
+from processes import wait_for_threads
 
 import usernsctl as un
 
@@ -339,6 +340,7 @@ async def cancel(work: Callable[[], Coroutine[Any, Any, None]], turns: int) -> N
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(result) for result in results} == {asyncio.CancelledError}
+    wait_for_threads()
     # Give the event loop some iterations to close the cancelled tasks' pipes.
     for _ in range(10):
         await asyncio.sleep(0)

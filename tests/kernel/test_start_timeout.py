@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from inside import PATIENCE
+from processes import wait_for_threads
 
 import usernsctl as un
 from usernsctl._core import calls
@@ -125,7 +125,4 @@ def test_a_hanging_start_does_not_block_the_event_loop(
         # Let the program that replaces usernsctl-child continue, so that the cancelled start's
         # thread exits.
         go_on.write_text("x\n")
-    for thread in threading.enumerate():
-        if thread.name == "usernsctl":
-            thread.join(PATIENCE)
-            assert not thread.is_alive()
+    wait_for_threads()

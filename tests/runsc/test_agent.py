@@ -21,7 +21,7 @@ from callers import MAP_OF_SEVERAL, several_ids
 from conftest import EXIT_SECONDS, children, open_descriptors, settled_descriptors
 from interrupts import alarm
 from limits import descriptors_left
-from processes import capture, check_output, processes_with
+from processes import capture, check_output, processes_with, wait_for_threads
 from sampling import tries
 
 import usernsctl as un
@@ -569,6 +569,7 @@ def test_a_cancelled_start_leaks_nothing(box: un.Sandbox) -> None:
 
     before = open_descriptors()
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
+    wait_for_threads()
     wait_until_gone(box, "sleep 1007")
     assert open_descriptors() == before
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import open_descriptors
-from processes import processes_with, wait_until_gone
+from processes import processes_with, wait_for_threads, wait_until_gone
 
 import usernsctl as un
 from usernsctl import gvisor
@@ -37,6 +37,7 @@ def with_run(request: pytest.FixtureRequest, runtime: Path) -> Callable[..., Any
     def call(use: Callable[[Run], Awaitable[Any]]) -> Any:
         before = open_descriptors()
         found = asyncio.run(asyncio.wait_for(main(use), PATIENCE))
+        wait_for_threads()
         assert open_descriptors() == before
         return found
 
@@ -122,6 +123,7 @@ def test_a_cancelled_run_leaves_no_process() -> None:
                 await task
 
     asyncio.run(main())
+    wait_for_threads()
     assert wait_until_gone(word, 20) == []
 
 

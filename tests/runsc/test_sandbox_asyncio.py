@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import open_descriptors
-from processes import processes_with
+from processes import processes_with, wait_for_threads
 
 import usernsctl as un
 from usernsctl.commands import async_start
@@ -219,16 +219,6 @@ def test_cancelled_creation_leaks_nothing(what: str, creation_allowed: threading
 
     run(main)
     assert processes_with(id) == []
-
-
-def wait_for_threads() -> None:
-    """Wait for the exit of usernsctl's threads, which close the objects of cancelled calls."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if not [one for one in threading.enumerate() if one.name.startswith("usernsctl")]:
-            return
-        time.sleep(0.01)
-    raise AssertionError(threading.enumerate())
 
 
 def test_cancelled_creation_issues_no_warning(

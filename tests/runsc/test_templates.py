@@ -8,7 +8,6 @@ import pickle
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ import gvisor
 import pytest
 from callers import MAP_OF_SEVERAL, several_ids
 from conftest import EXIT_SECONDS
-from processes import wait_until_gone
+from processes import wait_for_threads, wait_until_gone
 
 import usernsctl as un
 from usernsctl._core import START_SECONDS
@@ -108,10 +107,7 @@ def test_cancelled_start_leaves_no_process(echo: un.Template) -> None:
 
     # On a busy host, the sandbox may have started before task.cancel(), so also try shorter pauses.
     assert any(asyncio.run(is_cancelled(pause)) for pause in (0.05, 0.01, 0))
-    # Wait for usernsctl's threads, which close the sandbox of a cancelled start.
-    for thread in threading.enumerate():
-        if thread.name.startswith("usernsctl"):
-            thread.join(PATIENCE)
+    wait_for_threads()
     assert wait_until_gone(id, EXIT_SECONDS) == []
 
 
