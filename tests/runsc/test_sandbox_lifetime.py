@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from conftest import open_descriptors
@@ -13,6 +14,8 @@ from processes import wait_until_gone
 
 import usernsctl as un
 from usernsctl import gvisor
+from usernsctl.gvisor.agent import start
+from usernsctl.gvisor.agent.protocol import AgentClosed
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
@@ -26,12 +29,12 @@ def test_ttl_ends_a_sandbox(detach: bool) -> None:
     before = open_descriptors()
     with un.SandboxHost() as host:
         started = time.monotonic()
-        with host.start(FOREVER, ttl=1.5, detach=detach) as box:
+        with host.start(FOREVER, ttl=3, detach=detach) as box:
             result = box.result(PATIENCE)
-            assert 1.4 < time.monotonic() - started < PATIENCE / 2
-            assert (result.returncode, result.reason, result.limit) == (-9, "timeout", 1.5)
+            assert 2.9 < time.monotonic() - started < PATIENCE / 2
+            assert (result.returncode, result.reason, result.limit) == (-9, "timeout", 3)
             assert result.used is not None
-            assert 1.5 <= result.used < PATIENCE
+            assert 3 <= result.used < PATIENCE
             assert box.returncode == -signal.SIGKILL
             with pytest.raises(un.RunscError) as caught:
                 box.wait()
@@ -40,6 +43,32 @@ def test_ttl_ends_a_sandbox(detach: bool) -> None:
                 box.run(["true"])
             assert lost.value.cause == "timeout"
     assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("args", [FOREVER, None])
+@pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize("ttl", [0.001, 0.02, 0.05])
+def test_ttl_may_end_a_sandbox_during_its_start(
+    host: un.SandboxHost, ttl: float, detach: bool, args: list[str] | None
+) -> None:
+    """Regression test: the error of a detached start named neither the limit nor its cause."""
+    before = open_descriptors()
+    with pytest.raises(un.RunscError) as caught, host.start(args, ttl=ttl, detach=detach) as box:
+        box.run(FOREVER, check=True) if args is None else box.wait()
+    assert caught.value.cause == "timeout"
+    assert isinstance(caught.value, (un.LimitError, un.SandboxEndedError))
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_ttl_may_end_a_sandbox_before_its_agent_answers(
+    host: un.SandboxHost, detach: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression test: the error was that the agent ended at once (cause "sandbox-agent")."""
+    monkeypatch.setattr(start, "_receive_agent", Mock(side_effect=AgentClosed))
+    with pytest.raises(un.LimitError) as caught:
+        host.start(None, ttl=0.3, detach=detach)
+    assert (caught.value.cause, caught.value.limit) == ("timeout", 0.3)
 
 
 def test_ttl_of_a_host_applies_to_each_sandbox() -> None:

@@ -309,6 +309,7 @@ class InitAgent:
         :param life: the running sandbox.
         :param deadline: the deadline, as a :func:`time.monotonic` time.
         :raises AgentTimeout: the agent sent no message before the deadline.
+        :raises LimitError: a limit or lack of memory has ended the sandbox.
         :raises RunscError: the agent has exited, or its first message is invalid.
         """
         self._theirs.close()
@@ -317,7 +318,8 @@ class InitAgent:
             agent = _receive_agent(self._ours, self._id, deadline)
         except AgentClosed:
             life.ends_within(ENDING_SECONDS)
-            raise _early_end_error(self._id, self._stderr_reader.fileno()) from None
+            limit = life.awaited_limit_error(is_gone=True)
+            raise limit or _early_end_error(self._id, self._stderr_reader.fileno()) from None
         self._is_connected = True
         return agent
 

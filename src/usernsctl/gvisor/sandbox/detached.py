@@ -102,6 +102,7 @@ class DetachedSandbox:
         popen: Popen[bytes] | None = None,
         host: HostNamespace | None = None,
         inherited: ProcessDefaults | None = None,
+        reports: Shared | None = None,
         *,
         is_limited: bool = True,
     ) -> None:
@@ -111,6 +112,8 @@ class DetachedSandbox:
             was found.
         :param inherited: the settings that all commands of the sandbox share; ``None`` to read them
             when they are needed.
+        :param reports: the open reports of the keeper (:func:`open_reports`), which the object
+            closes; ``None`` to open them.
         :param is_limited: whether the sandbox can have limits.
         :raises ForeignProcessError: the record names a process that does not belong to the sandbox.
         :raises NamespaceError: a descriptor can't be opened.
@@ -145,7 +148,7 @@ class DetachedSandbox:
         self._has_main = opened[0] is not None
         self._has_ended = not self._has_main
         try:
-            self._reports = open_reports(entry)
+            self._reports = open_reports(entry) if reports is None else reports
             if self.record.proxy is not None:
                 self.proxy = refusals.Reader.open(REFUSALS, entry.directory)
             if opened[0] is not None:
@@ -275,26 +278,31 @@ class DetachedSandbox:
         :raises NamespaceError: a system call failed, or the state directory can't be used.
         """
         entry = draft_detached(id)
-        sandbox = None
+        sandbox = reports = None
         try:
+            reports = open_reports(entry)
             with (
                 _started_proxy(host, entry, id) as proxy,
-                _starter(host, files, entry, how, timeout, limits, ports, proxy) as popen,
+                _starter(host, files, entry, reports, how, timeout, limits, ports, proxy) as popen,
             ):
                 pid = files.read_pid()
                 published = () if ports is None else ports.published
                 proxy_pid = None if proxy is None else proxy.pid
                 entry.record = describe_detached(id, args, pid, popen.pid, published, proxy_pid)
-                sandbox = cls(entry, popen, host, files.inherited, is_limited=bool(limits))
+                inherited, limited = files.inherited, bool(limits)
+                sandbox = cls(entry, popen, host, inherited, reports, is_limited=limited)
                 entry.publish()
             entry.unlock()
             return sandbox
         except BaseException:
             if sandbox is not None:
                 sandbox.close()
-            elif entry.fd >= 0:
-                with entry:
-                    entry.remove()
+            else:
+                if reports is not None:
+                    reports.close()
+                if entry.fd >= 0:
+                    with entry:
+                        entry.remove()
             raise
 
     def has_ended(self) -> bool:
@@ -403,8 +411,8 @@ class DetachedSandbox:
             ended = await_ends(pidfds[: self._process_count])
             # Read the exit status first. The keeper writes the status last, so if there is a
             # status, the report of the end is complete.
-            status, end = map(read_open_report, reports)
-            self._end_report.end = SandboxEnd.parse(end)
+            status = read_open_report(reports[0])
+            self._end_report.end = _end_in(self._reports)
             if status.isdecimal():
                 self.status = returncode_of(int(status))
             if self.status == TIME_IS_OVER and self._end_report.end is not None:
@@ -497,6 +505,7 @@ def _starter(
     host: HostNamespace,
     files: SandboxDirectory,
     entry: Entry[DetachedRecord],
+    reports: Shared,
     how: Mapping[str, Any],
     timeout: float | None,
     limits: EnforcedLimits | None,
@@ -505,8 +514,7 @@ def _starter(
 ) -> Iterator[Popen[bytes]]:
     """Start a sandbox with usernsctl-detach (csrc/programs/detach/main.c).
 
-    usernsctl-detach kills the sandbox if the body of the ``with`` statement raises an exception, or
-    if this process exits before the body has ended.
+    usernsctl-detach kills the sandbox if the ``with`` body raises, or if this process exits in it.
     """
     deadline = deadline_after(timeout)
     disk = f"{entry.path}/disk" if limits is not None and limits.disk else None
@@ -536,17 +544,17 @@ def _starter(
                 env=host.environ,
                 cwd=f"/proc/self/fd/{numbers[-1]}/{STATE}",
                 umask=PRIVATE_UMASK,
-                # Start a new session (setsid(2)), so that signals from the caller's terminal don't
-                # reach the sandbox.
+                # In a new session (setsid(2)), it gets no signals of the caller's terminal.
                 start_new_session=True,
                 **how,
             )
         try:
-            _wait_for_start(ours, popen, files, entry, timeout, deadline)
-            yield popen
-            ours.send(b"+", socket.MSG_NOSIGNAL)
-            if popen.wait() != 0:
-                raise files.failure(popen.returncode, entry=entry.path)
+            answer = _await_answer(ours, popen, timeout, deadline)
+            if answer == b"+":
+                yield popen
+                ours.send(b"+", socket.MSG_NOSIGNAL)
+            if answer != b"+" or popen.wait() != 0:
+                raise files.failure(popen.wait(), answer, _end_in(reports), entry.path)
         except BaseException:
             with contextlib.suppress(OSError):
                 ours.send(b"-", socket.MSG_NOSIGNAL)
@@ -555,35 +563,28 @@ def _starter(
             raise
 
 
-def _wait_for_start(
-    connection: socket.socket,
-    popen: Popen[bytes],
-    files: SandboxDirectory,
-    entry: Entry[DetachedRecord],
-    timeout: float | None,
-    deadline: float | None,
-) -> None:
-    """Wait until usernsctl-detach reports that the sandbox runs.
+def _await_answer(
+    connection: socket.socket, popen: Popen[bytes], timeout: float | None, deadline: float | None
+) -> bytes:
+    """Return the report of usernsctl-detach: ``+``, the fields of an error, or an empty string.
 
     :raises TimeoutExpired: usernsctl-detach reported nothing before the deadline.
-    :raises UsernsError: the sandbox could not be started.
     """
     if not wait_readable(connection.fileno(), popen.pidfd, timeout=seconds_left(deadline)):
         assert timeout is not None
         raise TimeoutExpired(popen.args, timeout)
-    answer = _read_answer(connection)
-    if answer != b"+":
-        raise files.failure(popen.wait(), answer, entry.path)
-
-
-def _read_answer(connection: socket.socket) -> bytes:
-    """Return the report of usernsctl-detach: ``+``, the fields of an error, or an empty string."""
     connection.setblocking(False)
     # Do not block: if usernsctl-detach has exited, a forked child of this process may still have
     # the other end of the connection open.
     with contextlib.suppress(BlockingIOError):
         return connection.recv(ERROR_BYTES)
     return b""
+
+
+def _end_in(reports: Shared) -> SandboxEnd | None:
+    """Return why the keeper has killed the sandbox, or ``None``."""
+    with reports.use() as (_, end):
+        return SandboxEnd.parse(read_open_report(end))
 
 
 def _namespace_of_runsc(pid: int, pidfd: int) -> Namespace | None:

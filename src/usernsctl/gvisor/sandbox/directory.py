@@ -266,18 +266,27 @@ class SandboxDirectory:
         """Open the sandbox's activity file; return None if the sandbox has no idle timeout."""
         return open_activity(f"{self.id}/activity", self._top.fd)
 
-    def failure(self, status: int, answer: bytes = b"", entry: str | None = None) -> UsernsError:
+    def failure(
+        self,
+        status: int,
+        answer: bytes = b"",
+        end: SandboxEnd | None = None,
+        entry: str | None = None,
+    ) -> UsernsError:
         """Return the error for a sandbox that could not be started, with runsc's message.
 
         :param status: the exit status of usernsctl-init or usernsctl-detach.
         :param answer: the fields of an error that occurred before the start of runsc, or empty.
+        :param end: why the watcher killed a detached sandbox, or ``None``.
         :param entry: the path of the entry of a detached sandbox in the state directory. runsc's
             message names its working directory, and this error the entry's directory ``state``.
         """
         fields = answer.split(b"\0")[:-1]
         if len(fields) == _core.FAILURE_FIELDS:
             return _core.failure(fields)
-        if (end := self.read_end()) is not None:
+        if end is None:
+            end = self.read_end()
+        if end is not None:
             return end.error("runsc")
         message = logs.read_failure(self._logs)
         if message is None and status == CRASHED:
