@@ -274,7 +274,7 @@ def test_ttl_ends_a_lease(uses: int) -> None:
 
 def test_ttl_ends_an_asyncio_lease() -> None:
     async def main() -> None:
-        async with host.pool(1) as pool, pool.acquire_async(PATIENCE, ttl=1) as box:
+        async with host.pool(1) as pool, pool.acquire_async(PATIENCE, ttl=3) as box:
             assert (await box.run_async(FOREVER)).reason == "timeout"
 
     with un.SandboxHost() as host:

@@ -270,7 +270,7 @@ def test_failed_starts_raise_and_are_retried_with_delays(
 
 def test_close_does_not_wait_for_a_hung_start(stand_in: Callable[[str], None]) -> None:
     stand_in(make_fake_runsc("exec sleep 1000"))
-    with un.SandboxHost() as host, host.pool(2, start_timeout=0.5) as pool:
+    with un.SandboxHost() as host, host.pool(2, start_timeout=5) as pool:
         wait_until(lambda: pool.stats().starting > 0)
         with pytest.raises(un.PoolTimeoutError, match="0 leased"), pool.acquire(0):
             pass
