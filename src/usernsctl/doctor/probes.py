@@ -39,8 +39,11 @@ PROFILES = "profiles"
 #: Default timeout of all probes together, in seconds.
 DEADLINE = 30.0
 
-#: The cause id of a probe that timed out.
+#: The cause id of a probe that timed out, except for the probe "runsc".
 LATE = "no-answer-in-time"
+
+#: The cause id of the probe "runsc" if it timed out.
+HUNG = "runsc-hung"
 
 # Maximum share of the remaining time for one probe, so that a hanging probe leaves time for the
 # others.
@@ -259,7 +262,8 @@ def judge(name: str, status: int, output: str, seconds: float) -> Probe:
     text = output.strip()
     if status == _LATE_STATUS:
         detail = f"killed after {seconds:.1f} s, because the step had not ended"
-        return Probe(name=name, outcome="skipped", detail=detail, cause=LATE, seconds=seconds)
+        cause = HUNG if name == RUNSC else LATE
+        return Probe(name=name, outcome="skipped", detail=detail, cause=cause, seconds=seconds)
     if status == 0:
         detail = "" if name == RUNSC else text
         return Probe(name=name, outcome="ok", detail=detail, seconds=seconds)

@@ -14,7 +14,7 @@ from functools import partial
 
 from usernsctl._lean import dataclass
 from usernsctl.doctor.facts import NO_LIMIT, Facts
-from usernsctl.doctor.probes import LATE, PROFILES
+from usernsctl.doctor.probes import HUNG, LATE, PROFILES
 from usernsctl.explain.model import Probe
 from usernsctl.gvisor.runsc.releases import Release
 from usernsctl.profiles import is_own_profile
@@ -50,7 +50,8 @@ class Seen:
     def unsettled(self, name: str) -> Probe | None:
         """Return the probe with this name if it failed or timed out, else None."""
         probe = self.probes.get(name)
-        return probe if probe and (probe.outcome == "failed" or probe.cause == LATE) else None
+        is_late = probe is not None and probe.cause in (LATE, HUNG)
+        return probe if probe and (probe.outcome == "failed" or is_late) else None
 
     def named(self, cause_id: str) -> Evidence:
         """Return the messages of the probes whose failure the core attributed to `cause_id`.
@@ -484,7 +485,7 @@ def signals_lost(seen: Seen) -> Evidence:
     """Return evidence that runsc hangs because RLIMIT_SIGPENDING made the kernel drop a signal."""
     probe, limits = seen.probes.get("runsc"), seen.facts.limits
     most, queued = limits.pending_signals, limits.pending_signals_current or 0
-    if probe and probe.cause == LATE and most is not None and most - queued < _SIGNALS:
+    if probe and probe.cause == HUNG and most is not None and most - queued < _SIGNALS:
         return (f"RLIMIT_SIGPENDING is {most}, and {queued} signals are queued", message_of(probe))
     return ()
 
@@ -625,7 +626,7 @@ RULES: tuple[Rule, ...] = (
     Rule("meminfo-unreadable", _RUNSC),
     Rule("runsc-damaged", _RUNSC, damaged),
     Rule("runsc-ran-nothing", _RUNSC),
-    Rule("runsc-hung", _RUNSC),
+    Rule(HUNG, _RUNSC),
     Rule("runsc-killed", _RUNSC),
     Rule(LATE),
     Rule(
@@ -650,7 +651,7 @@ CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
     ),
     "no-subordinate-range": ("subgid-by-gid", "nss-subid"),
     "map-invalid": ("range-overlap",),
-    LATE: ("not-runsc", "signal-limit"),
+    HUNG: ("not-runsc", "signal-limit"),
     "target-gone": ("no-proc", "proc-hidepid"),
     "seccomp-denies-call": (
         "seccomp-denies-userns",

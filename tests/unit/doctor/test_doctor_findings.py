@@ -25,7 +25,7 @@ from usernsctl.doctor import diagnose
 from usernsctl.doctor.facts import Container, Facts, Helper, Ids, Kernel, Limits, Runsc, Subordinate
 from usernsctl.doctor.facts import SecurityModules as Modules
 from usernsctl.doctor.findings import STANDS_IN_THE_WAY_OF, attributed
-from usernsctl.doctor.probes import LATE
+from usernsctl.doctor.probes import HUNG
 from usernsctl.doctor.rules import CONSEQUENCES, RULES
 from usernsctl.explain.catalogue import catalogue
 from usernsctl.explain.model import Probe
@@ -370,16 +370,16 @@ def test_unknown_failure_shows_its_errno() -> None:
         (99, None, "signal-limit"),
         (5000, 4901, "signal-limit"),
         (0, 7, "signal-limit"),
-        (100, 0, LATE),
-        (5000, 4900, LATE),
-        (None, 4900, LATE),
+        (100, 0, HUNG),
+        (5000, 4900, HUNG),
+        (None, 4900, HUNG),
     ],
 )
 def test_hung_runsc_is_attributed_to_the_signal_limit(
     most: int | None, queued: int | None, found: str
 ) -> None:
     facts = healthy(limits=Limits(pending_signals=most, pending_signals_current=queued))
-    late = Probe(name="runsc", outcome="skipped", detail="late", cause=LATE)
+    late = Probe(name="runsc", outcome="skipped", detail="late", cause=HUNG)
     (finding,) = findings_of(facts, probes(late))
     assert finding.blocks
     assert ids([finding]) == [found]
@@ -391,7 +391,7 @@ def test_hung_runsc_is_attributed_to_the_signal_limit(
 
 def test_a_program_that_hangs_instead_of_runsc_is_the_only_finding() -> None:
     facts = healthy(runsc=Runsc(cause="not-runsc", problem="--version did not end"))
-    late = Probe(name="runsc", outcome="skipped", detail="late", cause=LATE)
+    late = Probe(name="runsc", outcome="skipped", detail="late", cause=HUNG)
     assert ids(findings_of(facts, probes(late))) == ["not-runsc"]
 
 

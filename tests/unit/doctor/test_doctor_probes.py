@@ -15,7 +15,7 @@ from processes import capture, processes_with
 
 from usernsctl.doctor import probes
 from usernsctl.doctor.facts import Cgroup, Facts
-from usernsctl.doctor.probes import LATE, PROGRAM, START, Step, judge, steps, try_steps
+from usernsctl.doctor.probes import HUNG, LATE, PROGRAM, START, Step, judge, steps, try_steps
 from usernsctl.errors import CommandError
 
 PYTHON = sys.executable
@@ -143,10 +143,10 @@ def test_all_steps_share_a_deadline_that_kills_their_processes(tmp_path: Path) -
     waits = f"import signal; held = open({str(pipe)!r}, 'w'); signal.pause()"
     forks = f"import os; os.fork(); {waits}"
     started = time.monotonic()
-    tried = try_steps([python("one", forks), python("two", waits)], deadline_in(1))
+    tried = try_steps([python("one", forks), python("runsc", waits)], deadline_in(1))
     assert time.monotonic() - started < 20
-    for name in ("one", "two"):
-        assert (tried[name].outcome, tried[name].cause) == ("skipped", LATE)
+    for name, cause in (("one", LATE), ("runsc", HUNG)):
+        assert (tried[name].outcome, tried[name].cause) == ("skipped", cause)
     # End of file shows that no process has the FIFO open for writing any more, so all have been
     # killed.
     os.set_blocking(reader, True)

@@ -243,7 +243,7 @@ def test_limits_that_root_can_not_raise_are_raised_outside(
 )
 def test_signal_limit_is_raised_in_any_shell(hard: dict[str, int], wanted: str) -> None:
     facts = healthy(limits=Limits(pending_signals=3, hard=hard), parent=7)
-    late = Probe(name="runsc", outcome="skipped", cause="no-answer-in-time")
+    late = Probe(name="runsc", outcome="skipped", cause="runsc-hung")
     assert remedy_of(facts, late, "run") == wanted
 
 
