@@ -11,10 +11,10 @@ from typing import get_args
 from usernsctl._lean import asdict
 from usernsctl._text import command as pasted
 from usernsctl._text import operand, shown
-from usernsctl.cli.parser import Parser, UsageError, parse_path
+from usernsctl.cli.parser import Parser, UsageError
 from usernsctl.errors import BundleError
 from usernsctl.gvisor import oci
-from usernsctl.gvisor.launch.options import parse_hostname, read_settings
+from usernsctl.gvisor.launch.options import parse_hostname, parse_path, read_settings
 from usernsctl.gvisor.oci.rules import Network
 from usernsctl.gvisor.runsc.command import DEFAULT_PATH
 from usernsctl.maps import Extent
@@ -43,7 +43,11 @@ def parser(prog: str) -> Parser:
     verb.add_operand("directory", "DIRECTORY", parse=parse_path)
     verb.add_words("command", "COMMAND...")
     verb.add_option(
-        "--rootfs", required=True, metavar="DIR", help="An unpacked root filesystem (required)."
+        "--rootfs",
+        required=True,
+        parse=parse_path,
+        metavar="DIR",
+        help="An unpacked root filesystem (required).",
     )
     verb.add_flag("--writable", help="Let the command write to the root filesystem.")
     verb.add_option(
@@ -54,6 +58,7 @@ def parser(prog: str) -> Parser:
         "--cwd",
         dest="cwd",
         default="/",
+        parse=parse_path,
         metavar="DIR",
         help="Start the command in DIR, a directory inside.",
     )

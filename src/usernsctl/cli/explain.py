@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from usernsctl._text import say
-from usernsctl.cli.parser import Parser, parse_path
+from usernsctl.cli.parser import Parser
 from usernsctl.errors import UsernsError
 from usernsctl.explain.logs import printable
 from usernsctl.explain.printing import wrapped
+from usernsctl.gvisor.launch.options import parse_path
 
 if TYPE_CHECKING:
     from usernsctl.explain.explanation import Candidate, Explanation
@@ -34,7 +35,10 @@ def parser(prog: str) -> Parser:
     """Return the parser of ``usernsctl explain``."""
     parser = Parser(prog, explain, wrong_usage=_WRONG_USAGE)
     parser.add_option(
-        "--debug-log", metavar="DIR", help="Read runsc's debug logs in DIR, instead of FILE."
+        "--debug-log",
+        parse=parse_path,
+        metavar="DIR",
+        help="Read runsc's debug logs in DIR, instead of FILE.",
     )
     parser.add_flag("--no-probe", help="Don't probe this machine; for failures on other machines.")
     parser.add_flag("--json", dest="as_json", help="Print JSON, for programs.")

@@ -460,18 +460,6 @@ def integer(least: int, most: int) -> Callable[[str], int]:
     return parse
 
 
-def parse_path(text: str) -> str:
-    """Return `text`, the path of a file or directory, unless `text` is empty.
-
-    An empty string is often the value of an unset shell variable.
-
-    :raises ValueError: `text` is empty.
-    """
-    if not text:
-        raise ValueError("the value must be a path, not an empty string")
-    return text
-
-
 class _Append(argparse.Action):
     """Action that appends the value of a repeatable option to a tuple."""
 

@@ -9,8 +9,8 @@ from importlib import import_module
 
 from usernsctl._lean import TYPE_CHECKING, Any, fields
 from usernsctl._text import say
-from usernsctl.cli.parser import Parser, UsageError, parse_path
-from usernsctl.gvisor.launch.options import LIMITS, PROCESS, Option, one_of
+from usernsctl.cli.parser import Parser, UsageError
+from usernsctl.gvisor.launch.options import LIMITS, PROCESS, Option, one_of, parse_path
 from usernsctl.gvisor.launch.request import Request
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def parser(prog: str) -> Parser:
     parser.add_option(
         "--result",
         heading=PROCESS,
+        parse=parse_path,
         metavar="FILE",
         help="Write the exit status of CMD, and the reason of its end, to FILE, as JSON. "
         "usernsctl creates FILE when CMD has ended.",
@@ -113,18 +114,6 @@ def file_parser(prog: str, write: Callable[..., int | None], heading: str, what:
 # Maximum value of --max-output, in bytes: MAX_OUTPUT_MAX in csrc/programs/watch/watch.h.
 _OUTPUT_MAX = 1 << 30
 
-# Options that reject an empty string, which is often the value of an unset shell variable. An empty
-# string would mean the current directory, or have no effect.
-_NEVER_EMPTY = {
-    "rootfs": ("--rootfs", "a directory"),
-    "bundle": ("--bundle", "a directory"),
-    "debug_log": ("--debug-log", "a directory"),
-    "state": ("--root", "a directory"),
-    "cwd": ("--wd", "a directory"),
-    "program": ("--runsc", "a file"),
-    "kept": ("--in", "the name of a namespace"),
-}
-
 
 def _max_output(text: str) -> int:
     """Parse the value of ``--max-output``.
@@ -181,8 +170,6 @@ def _run(
     check_combination(given)
     max_output = _output_limit(given)
     path = given.pop("result")
-    if path == "":
-        raise UsageError("--result needs a file, not an empty string")
     if given["terminal"] is None:
         from usernsctl import _core
 
@@ -315,9 +302,6 @@ def check_combination(
     ):
         raise UsageError("--in and the --map options exclude each other: NAME has its own map")
     _check_network(given)
-    for name, (option, what) in _NEVER_EMPTY.items():
-        if given[name] == "":
-            raise UsageError(f"{option} needs {what}, not an empty string")
     for name in ("trust_bundle", "allow_hooks"):
         if given[name] and not given["bundle"]:
             raise UsageError(f"--{name.replace('_', '-')} needs --bundle")

@@ -20,7 +20,7 @@ from usernsctl.commands.popen import TimeoutExpired
 from usernsctl.errors import LimitError, UsernsError
 from usernsctl.gvisor.checks import NamedUser
 from usernsctl.gvisor.launch.limits import parse_duration
-from usernsctl.gvisor.launch.options import PROCESS, read_settings
+from usernsctl.gvisor.launch.options import PROCESS, parse_path, read_settings
 from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.launch.view import COMMAND_LINE
 from usernsctl.gvisor.runsc.command import TIME_IS_OVER
@@ -64,7 +64,13 @@ def parser(prog: str) -> Parser:
         help="Set a variable, as usernsctl run --env does.",
     )
     verb.add_option(
-        "--wd", "--cwd", dest="cwd", heading=PROCESS, metavar="DIR", help="Start in DIR."
+        "--wd",
+        "--cwd",
+        dest="cwd",
+        heading=PROCESS,
+        parse=parse_path,
+        metavar="DIR",
+        help="Start in DIR.",
     )
     run.add_options(verb, run.request_options(of_host=True))
     verb.add_operand("name", "NAME")

@@ -14,7 +14,6 @@ Reason = Literal[
     "memory-limit",
     "pids-limit",
     "output-limit",
-    "disk-limit",
     "sandbox-ended",
     "killed",
     "start-failed",

@@ -177,26 +177,28 @@ def test_run_suggests_its_option_for_an_option_of_docker(
 
 def test_run_does_not_check_options_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     error = last_error_line(capsys, "run", "--rootfs", "", "--", "env", "-v", "-e")
-    assert error == "Error: --rootfs needs a directory, not an empty string"
+    assert error == "Error: --rootfs: the value must be a path, not an empty string"
 
 
 @pytest.mark.parametrize(
-    ("option", "missing"),
+    ("option", "expected"),
     [
-        ("--rootfs", "a directory"),
-        ("--bundle", "a directory"),
-        ("--debug-log", "a directory"),
-        ("--root", "a directory"),
-        ("--wd", "a directory"),
-        ("--runsc", "a file"),
+        ("--rootfs", "a path"),
+        ("--bundle", "a path"),
+        ("--debug-log", "a path"),
+        ("--root", "a path"),
+        ("--wd", "a path"),
+        ("--runsc", "a path"),
+        ("--result", "a path"),
         ("--in", "the name of a namespace"),
     ],
 )
-def test_run_refuses_empty_option_values(usernsctl: Program, option: str, missing: str) -> None:
+def test_run_refuses_empty_option_values(usernsctl: Program, option: str, expected: str) -> None:
     """Check that empty values are rejected: `--in "$NAME"` has one if the variable is unset."""
     done = usernsctl("run", option, "", "--", "id")
     assert done.returncode == 125
-    assert done.stderr.endswith(f"Error: {option} needs {missing}, not an empty string\n")
+    assert f"Error: {option}" in done.stderr
+    assert done.stderr.endswith(f": the value must be {expected}, not an empty string\n")
 
 
 @pytest.mark.parametrize(
@@ -205,9 +207,11 @@ def test_run_refuses_empty_option_values(usernsctl: Program, option: str, missin
         (("freeze", "-o", "", "--", "id"), "-o/--output"),
         (("wrap", "-o", "", "--", "id"), "-o/--output"),
         (("bundle", "init", "--rootfs", "/", "", "--", "id"), "DIRECTORY"),
+        (("bundle", "init", "--rootfs", "", "bundle", "--", "id"), "--rootfs"),
         (("bundle", "check", ""), "DIRECTORY"),
         (("bundle", "fix", ""), "DIRECTORY"),
         (("explain", ""), "[FILE]"),
+        (("explain", "--debug-log", ""), "--debug-log"),
     ],
 )
 def test_empty_paths_are_refused(

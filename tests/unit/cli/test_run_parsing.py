@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from usernsctl.cli import main
@@ -45,6 +45,7 @@ def parse_run(*words: str) -> dict[str, Any]:
 def test_values_and_command_arguments_are_parsed_unchanged(
     options: list[tuple[str, str, bool]], command: list[str]
 ) -> None:
+    assume(all(value or flag not in ("--wd", "--rootfs") for flag, value, _ in options))
     words: list[str] = []
     expected: dict[str, Any] = {"settings": (), "map_users": (), "cwd": None, "rootfs": None}
     names = {"--env": "settings", "--map-users": "map_users", "--wd": "cwd"}

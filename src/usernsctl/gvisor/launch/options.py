@@ -33,6 +33,25 @@ def one_of(*known: str) -> Callable[[str], str]:
     return parse
 
 
+def not_empty(what: str) -> Callable[[str], str]:
+    """Return a parser that accepts any string but the empty one, for which it raises ValueError.
+
+    An empty string is often the value of an unset shell variable.
+
+    :param what: the noun for the value in the error message, such as ``a path``.
+    """
+
+    def parse(text: str) -> str:
+        if not text:
+            raise ValueError(f"the value must be {what}, not an empty string")
+        return text
+
+    return parse
+
+
+parse_path = not_empty("a path")
+
+
 def is_one_of(*known: str | None) -> Callable[[str, Any], Any]:
     """Return a function that checks an argument: only the values in `known` are accepted."""
 

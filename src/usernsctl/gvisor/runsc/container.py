@@ -53,7 +53,6 @@ _REASONS: dict[str | None, Reason] = {
     "out-of-memory": "memory-limit",
     "memory-limit": "memory-limit",
     "pids-limit": "pids-limit",
-    "disk-limit": "disk-limit",
     "timeout": "timeout",
     "idle-timeout": "idle-timeout",
 }
