@@ -44,6 +44,8 @@ FUZZING = """
 `make test-all` runs each for two seconds, and the nightly workflow for 60.
 `tests/fuzz` has the property tests of the Python parsers. The table has the sum of the
 executions of all runs that were recorded; none has failed.
+Inputs have at most 4,096 bytes; in most of the executions of `fuzz_runsc`, `fuzz_runsc_logs` and
+`fuzz_search`, at most 512 bytes.
 
 """
 
