@@ -175,7 +175,10 @@ def test_errors_in_options_are_json(usernsctl: Program) -> None:
         (["--no-such", "--log=json", "--", "true"], "there is no option '--no-such'"),
         (["--log=json", "--bind"], "--bind needs a value"),
         (["--log", "json"], "no command"),
-        (["--log=json", "--rootfs", "", "--", "true"], "--rootfs needs a directory"),
+        (
+            ["--log=json", "--rootfs", "", "--", "true"],
+            "--rootfs: the value must be a path, not an empty string",
+        ),
         (["--log=json", "--network", HOSTILE, "--", "true"], "is not none, host or private"),
     ):
         message = error(usernsctl("run", *words), 125)

@@ -161,7 +161,7 @@ def test_error_of_an_outdated_template_names_the_create_command(template: Any, d
     [
         (["--python", "python3", "--preload", "os,sys"], "preload: 'os,sys' is not the name"),
         (["--python", ""], "python is empty"),
-        (["--ready", "R", "--wd", "", "--", "true"], "--wd needs a directory"),
+        (["--ready", "R", "--wd", "", "--", "true"], "--wd/--cwd: the value must be a path"),
         (["--ready", "R", "--env", "A=\udcff", "--", "true"], "env['A'] is not UTF-8"),
         (["--ready", "R", "--", "true", "\udcff"], "args[1] is not UTF-8"),
         (["--ready", "R"], "no command"),
@@ -192,7 +192,7 @@ def test_wrong_values_of_template_run_are_usage_errors(template: Any) -> None:
     assert template("create", "one", "--python", "python3").returncode == 0
     done = template("run", "--wd", "", "one", "-c", "pass")
     assert (done.returncode, done.stdout) == (125, "")
-    assert done.stderr.splitlines()[-1].startswith("Error: cwd is empty")
+    assert done.stderr.splitlines()[-1].startswith("Error: --wd/--cwd: the value must be a path")
 
 
 def test_template_run_needs_the_host_options_of_create(
