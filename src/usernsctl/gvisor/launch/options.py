@@ -49,7 +49,7 @@ def not_empty(what: str) -> Callable[[str], str]:
     return parse
 
 
-parse_path = not_empty("a path")
+parse_path: Callable[[str], str] = not_empty("a path")
 
 
 def is_one_of(*known: str | None) -> Callable[[str, Any], Any]:
