@@ -393,8 +393,8 @@ def test_hostile_swaps_do_not_lead_a_descriptor_out(tally: Any, bundle: Path, se
             except OSError as error:
                 seen.add(error.errno)
                 continue
-            status = os.fstat(found)
-            os.close(found)
+            status = found.status
+            found.close()
             seen.add(0)
             if (status.st_dev, status.st_ino) == outside or status.st_ino == deep:
                 tally.succeeded(f"try {number}")

@@ -193,9 +193,7 @@ def above_stdio(fd: int, stack: contextlib.ExitStack) -> int:
     """
     if fd > 2:
         return fd
-    copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    stack.callback(os.close, copy)
-    return copy
+    return stack.enter_context(open_owned(fcntl.fcntl, fd, fcntl.F_DUPFD_CLOEXEC, 3)).fileno()
 
 
 def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:

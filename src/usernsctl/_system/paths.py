@@ -421,7 +421,7 @@ def _foreign(found: PathDescriptor) -> UntrustedPathError:
     return UntrustedPathError(found.path, f"belongs to uid {found.status.st_uid}")
 
 
-def open_beneath(directory: int, path: str) -> int:
+def open_beneath(directory: int, path: str) -> PathDescriptor:
     """Open `path` below `directory`, as openat2(2) with RESOLVE_BENEATH does, on any kernel.
 
     Each component is opened relative to the descriptor of the previous directory, without following
@@ -431,14 +431,14 @@ def open_beneath(directory: int, path: str) -> int:
 
     :param directory: a descriptor of the directory.
     :param path: a relative path.
-    :returns: a descriptor (O_PATH, close-on-exec) of the file. The file is not a symbolic link.
+    :returns: the file, which is not a symbolic link.
     :raises OSError: the path resolves outside the directory (EXDEV), has too many symbolic links
         (ELOOP), or has a component that can't be opened.
     """
     trail = [PathDescriptor.own(".", os.open, ".", _ENTRY, dir_fd=directory)]
     try:
         walk(path, trail, _entry_or_link, beneath=True)
-        return trail.pop().detach()
+        return trail.pop()
     finally:
         for passed in trail:
             passed.close()

@@ -10,7 +10,7 @@ from io import FileIO
 
 from usernsctl import _text
 from usernsctl._system import python_child
-from usernsctl._system.descriptors import above_stdio, open_owned, wait_readable
+from usernsctl._system.descriptors import above_stdio, memory_file, open_owned, wait_readable
 from usernsctl.commands.popen import DEVNULL, Popen, TimeoutExpired
 from usernsctl.errors import CommandError
 from usernsctl.network import refusals
@@ -69,15 +69,14 @@ class ProxyProcess:
             ours, theirs = socket.socketpair()
             self.handover: socket.socket = failed.enter_context(ours)
             passed.enter_context(theirs)
-            text = os.memfd_create("usernsctl-rules")
-            passed.callback(os.close, text)
-            os.write(text, "".join(f"{rule}\n" for rule in rules).encode("ascii"))
-            os.lseek(text, 0, os.SEEK_SET)
+            text = "".join(f"{rule}\n" for rule in rules).encode("ascii")
+            file = passed.enter_context(memory_file("usernsctl-rules", text))
+            file.seek(0)
             creator = passed.enter_context(open_owned(os.pidfd_open, os.getpid()))
             inherited = (self._table.fileno(), theirs.fileno(), creator.fileno())
             # Duplicate the numbers 0, 1 and 2, since the standard streams get these numbers.
             fds = tuple(above_stdio(fd, passed) for fd in inherited)
-            self._process = _start(text, fds, log, ("json" if is_json else "text", name))
+            self._process = _start(file.fileno(), fds, log, ("json" if is_json else "text", name))
             failed.pop_all()
         self.pid: int = self._process.pid
 

@@ -6,7 +6,6 @@ import errno
 import os
 from collections.abc import Mapping, Sequence
 
-from usernsctl._core import Descriptor
 from usernsctl._lean import Any, dataclass
 from usernsctl._system.paths import ForeignLinkError, PathDescriptor
 from usernsctl.errors import BundleError
@@ -72,10 +71,9 @@ def _open_source(directory: oci.Bundle, path: str, place: str, *, trusted: bool)
         raise _error(directory, place, path, error, "bundle-bind-source") from error
 
 
-def _with_path(descriptor: int) -> PathDescriptor:
-    """Return `descriptor` with the file's real path, by which runsc will open the file again."""
-    owner = Descriptor(descriptor)
-    return PathDescriptor(owner, os.readlink(f"/proc/self/fd/{descriptor}"))
+def _with_path(opened: PathDescriptor) -> PathDescriptor:
+    """Return `opened` with the file's real path, by which runsc will open the file again."""
+    return PathDescriptor(opened.descriptor, os.readlink(f"/proc/self/fd/{opened.fd}"))
 
 
 def _error(directory: oci.Bundle, place: str, path: str, error: OSError, cause: str) -> BundleError:

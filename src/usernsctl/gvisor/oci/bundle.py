@@ -7,12 +7,13 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from usernsctl._lean import dataclass
 from usernsctl._system.descriptors import Closing
-from usernsctl._system.paths import open_beneath, open_path
+from usernsctl._system.paths import OpenFile, PathDescriptor, open_beneath, open_file, open_path
 from usernsctl._text import command, operand
 from usernsctl.errors import BundleError
 from usernsctl.gvisor.oci.schema import STEP, parse, serialise, validate
@@ -23,7 +24,7 @@ MAX_BYTES = 16 * 1024 * 1024
 
 
 class Bundle(Closing):
-    """An open bundle directory. All paths in the bundle are resolved from `descriptor`.
+    """An open bundle directory. All paths in the bundle are resolved from :attr:`descriptor`.
 
     :ivar path: the path by which the directory was opened, for messages.
     """
@@ -34,14 +35,18 @@ class Bundle(Closing):
         :raises BundleError: `path` is not a directory, or can't be opened.
         """
         self.path: str = os.fspath(path)
-        self.descriptor: int = -1
         absolute = os.path.abspath(self.path)
         self._prefixes = (absolute, os.path.realpath(absolute))
         try:
             flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-            self.descriptor = os.open(self.path, flags)
+            self._opened = OpenFile.own(self.path, os.open, self.path, flags)
         except OSError as error:
             self._refuse_directory(error)
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor (O_PATH) of the directory; -1 after :meth:`close`."""
+        return self._opened.fd
 
     @property
     def filename(self) -> str:
@@ -60,33 +65,33 @@ class Bundle(Closing):
         :raises BundleError: config.json is missing, isn't a regular file in the bundle, can't be
             read, or is longer than :data:`MAX_BYTES`.
         """
-        with open(self.open_config(), "rb") as file:
+        with self.open_config() as file:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
             self._refuse(f"{self.filename} is longer than {MAX_BYTES} bytes")
         return text
 
-    def open_config(self) -> int:
-        """Open config.json for reading.
+    @contextlib.contextmanager
+    def open_config(self) -> Iterator[BinaryIO]:
+        """Open config.json, and yield a file object that reads from it.
 
-        :returns: a descriptor for the caller to close.
         :raises BundleError: config.json is missing, isn't a regular file, can't be read, or is a
             symbolic link that resolves outside of the bundle.
         """
-        try:
-            found = open_beneath(self.descriptor, CONFIG_NAME)
+        with contextlib.ExitStack() as opened:
             try:
+                found = opened.enter_context(open_beneath(self.descriptor, CONFIG_NAME))
                 # Check the type on an O_PATH descriptor: opening a device may have side effects,
                 # and opening a FIFO blocks.
-                if not stat.S_ISREG(os.fstat(found).st_mode):
+                if not stat.S_ISREG(found.status.st_mode):
                     self._refuse(f"{self.filename} is not a regular file")
-                return _reopen(found)
-            finally:
-                os.close(found)
-        except OSError as error:
-            if isinstance(error, BundleError):
-                raise
-            self._refuse_config(error)
+                flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+                file = opened.enter_context(open_file(f"/proc/self/fd/{found.fd}", flags))
+            except OSError as error:
+                if isinstance(error, BundleError):
+                    raise
+                self._refuse_config(error)
+            yield file
 
     def within(self, path: str) -> str | None:
         """Return `path` relative to the bundle, or None if `path` is outside of the bundle.
@@ -103,11 +108,10 @@ class Bundle(Closing):
                 return path[len(base.rstrip("/")) + 1 :].lstrip("/") or "."
         return None
 
-    def open_path(self, path: str, *, anywhere: bool = False) -> int:
+    def open_path(self, path: str, *, anywhere: bool = False) -> PathDescriptor:
         """Open a path from config.json, either absolute or relative to the bundle.
 
         :param anywhere: whether the path may resolve outside of the bundle.
-        :returns: a descriptor (O_PATH, close-on-exec) for the caller to close.
         :raises ForeignLinkError: `anywhere` is true, and the path contains a symbolic link that
             another user may change.
         :raises OSError: the path can't be opened. EXDEV means that the path resolves outside of the
@@ -115,16 +119,17 @@ class Bundle(Closing):
         """
         if anywhere:
             here = os.readlink(f"/proc/self/fd/{self.descriptor}")
-            return open_path(os.path.join(here, path)).detach()
+            return open_path(os.path.join(here, path))
         inside = self.within(path)
         if inside is None:
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
         return open_beneath(self.descriptor, inside)
 
-    def create_file(self, name: str, mode: int) -> int:
-        """Create the file `name` in the bundle, and return a descriptor open for writing."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        return os.open(name, flags, mode, dir_fd=self.descriptor)
+    def create_file(self, name: str, mode: int) -> BinaryIO:
+        """Create the file `name` in the bundle, and return a file object that writes to it."""
+        # Python runs no signal handler between os.open() and the creation of the file object, which
+        # then owns the descriptor, because both run in C code.
+        return open(name, "xb", opener=partial(os.open, mode=mode, dir_fd=self.descriptor))
 
     def link(self, old: str, new: str) -> None:
         """Create a hard link `new` to the file `old` of the bundle; `new` must not exist."""
@@ -141,21 +146,12 @@ class Bundle(Closing):
     def sync(self) -> None:
         """Write the entries of the bundle's directory to disk (fsync(2))."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        directory = os.open(".", flags, dir_fd=self.descriptor)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        with OpenFile.own(".", os.open, ".", flags, dir_fd=self.descriptor) as directory:
+            os.fsync(directory.fd)
 
     def close(self) -> None:
         """Close the descriptor of the bundle directory. Repeated calls do nothing."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            self.close()
+        self._opened.close()
 
     def _command_that_creates(self) -> str:
         """Return the shell command that creates a bundle in this directory."""
@@ -201,11 +197,6 @@ def load(bundle: str | os.PathLike[str]) -> dict[str, Any]:
         return opened.load()
 
 
-def _reopen(descriptor: int) -> int:
-    """Open the file of an O_PATH descriptor for reading."""
-    return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-
-
 ORIGINAL_NAME = CONFIG_NAME + ".orig"
 
 
@@ -240,7 +231,7 @@ def replace(bundle: Bundle, config: dict[str, Any]) -> Path:
     """
     original = Path(bundle.path) / ORIGINAL_NAME
     with contextlib.ExitStack() as undo, _bundle_errors(original):
-        with open(bundle.open_config(), "rb") as file:
+        with bundle.open_config() as file:
             status = os.fstat(file.fileno())
             old = file.read()
         like = _Attributes(status.st_mode & 0o777, status.st_uid, status.st_gid)
@@ -274,16 +265,15 @@ def _new_file(bundle: Bundle, text: bytes, like: _Attributes | None = None) -> I
     The name is removed after the ``with`` body.
     """
     name = f".{CONFIG_NAME}.{os.urandom(8).hex()}"
-    # Create the file with a private mode: the mode of `like` may be private, and until that mode is
-    # set, other users must not be able to open the file.
-    descriptor = bundle.create_file(name, 0o666 if like is None else 0o600)
     try:
-        with open(descriptor, "wb") as file:
+        # Create the file with a private mode: the mode of `like` may be private, and until that
+        # mode is set, other users must not be able to open the file.
+        with bundle.create_file(name, 0o666 if like is None else 0o600) as file:
             if like is not None:
-                like.apply(descriptor)
+                like.apply(file.fileno())
             file.write(text)
             file.flush()
-            os.fsync(descriptor)
+            os.fsync(file.fileno())
         yield name
         bundle.sync()
     finally:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
 import stat
 from collections.abc import Iterator
 from typing import Any
 
 from usernsctl import _core
+from usernsctl._system.paths import PathDescriptor
 from usernsctl.gvisor.oci.builder import binds
 from usernsctl.gvisor.oci.bundle import Bundle
 from usernsctl.gvisor.oci.schema import Config, MountEntry, Permission, Violation, hook_names
@@ -59,11 +59,10 @@ def harmless_annotations(config: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def open_source(bundle: Bundle, path: str, *, trusted: bool) -> int:
+def open_source(bundle: Bundle, path: str, *, trusted: bool) -> PathDescriptor:
     """Open the source of a bind mount, and check that the opened file may be mounted.
 
     :param trusted: whether the bundle may use files outside of its directory.
-    :returns: a descriptor (O_PATH, close-on-exec) for the caller to close.
     :raises OSError: the source can't be opened. EXDEV means that the source must not be mounted;
         the message contains the reason.
     """
@@ -74,13 +73,13 @@ def open_source(bundle: Bundle, path: str, *, trusted: bool) -> int:
             raise _denied("the source is outside of the bundle", path) from None
         raise
     try:
-        if part := _core.machine_part(source):
+        if part := _core.machine_part(source.fd):
             raise ForbiddenSource(errno.EXDEV, f"the bundle would see {part} of this machine", path)
-        mode = os.fstat(source).st_mode
+        mode = source.status.st_mode
         if not trusted and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise _denied("the source is neither a file nor a directory", path)
     except BaseException:
-        os.close(source)
+        source.close()
         raise
     return source
 
@@ -110,7 +109,7 @@ def _check_hooks(config: Config) -> Iterator[Violation]:
 
 def _check_root(config: Config, bundle: Bundle) -> Iterator[Violation]:
     try:
-        os.close(bundle.open_path(config.root.path))
+        bundle.open_path(config.root.path).close()
     except OSError as error:
         if error.errno == errno.EXDEV:
             yield _outside(
@@ -136,7 +135,7 @@ def _check_mount(mount: MountEntry, path: str, bundle: Bundle) -> Iterator[Viola
         return  # rules.check_files() reports a missing source
     source = f"{path}.source"
     try:
-        os.close(open_source(bundle, mount.source, trusted=False))
+        open_source(bundle, mount.source, trusted=False).close()
     except ForbiddenSource as error:
         yield _forbidden(source, f"{mount.source}: {error.strerror}")
     except OSError as error:
@@ -150,7 +149,7 @@ def _outside_source(bundle: Bundle, source: str, path: str, reason: str) -> Viol
     The remedy names the option that allows the mount, unless no option allows it.
     """
     try:
-        os.close(open_source(bundle, source, trusted=True))
+        open_source(bundle, source, trusted=True).close()
     except ForbiddenSource as error:
         return _forbidden(path, f"{source}: {error.strerror}")
     except OSError:

@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeVar
 
 from usernsctl._lean import dataclass
-from usernsctl._system.descriptors import ClosedError, Shared
+from usernsctl._system.descriptors import ClosedError, Shared, open_owned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +211,7 @@ class Keeper(Generic[_T]):
         self._is_dormant = self._is_closing = self._has_ended = False
         self._threads: set[threading.Thread] = set()
         self._end_future: Future[None] = Future()
-        self._wake = Shared("the pool", [_event()])
+        self._wake = _event()
         try:
             threading.Thread(target=self._keep, name="usernsctl-pool", daemon=True).start()
         except BaseException:
@@ -672,13 +672,10 @@ class Keeper(Generic[_T]):
                     act(slot.sandbox)
 
 
-def _event() -> int:
+def _event() -> Shared:
     """Create an eventfd with a number above those of the standard streams."""
-    low = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    try:
-        return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3)
-    finally:
-        os.close(low)
+    with open_owned(os.eventfd, 0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) as low:
+        return Shared("the pool", map(fcntl.fcntl, [low], [fcntl.F_DUPFD_CLOEXEC], [3]))
 
 
 def _result_of(work: Callable[[], Any]) -> Any:

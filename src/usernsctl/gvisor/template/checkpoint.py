@@ -18,6 +18,7 @@ from usernsctl._lean import dataclass
 from usernsctl._system.descriptors import (
     Connection,
     memory_file,
+    open_owned,
     seconds_left,
     socket_pair,
     wait_readable,
@@ -223,7 +224,7 @@ class OutputReader:
         self.news: threading.Event = threading.Event()
         self._tails = {"stdout": b"\n", "stderr": b"\n"}
         self._streams = {name: getattr(box, name) for name in self._tails}
-        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
+        self._stop = open_owned(os.eventfd, 0, os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._read, name="usernsctl-template")
         self._thread.start()
 
@@ -257,9 +258,9 @@ class OutputReader:
 
     def close(self) -> None:
         """Stop the thread, and wait until it has exited."""
-        os.eventfd_write(self._stop, 1)
+        os.eventfd_write(self._stop.fileno(), 1)
         self._thread.join()
-        os.close(self._stop)
+        self._stop.close()
 
 
 # The timeout for the agent and its commands to exit, in seconds.

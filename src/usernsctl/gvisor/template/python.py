@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
+import io
 import json
 import os
 import socket
@@ -18,6 +19,7 @@ from usernsctl._system.descriptors import (
     Connection,
     memory_file,
     open_owned,
+    pipe,
     seconds_left,
     socket_pair,
     wait_readable,
@@ -330,11 +332,11 @@ def _add(
     :param pipes: the exit stack that closes the program's ends of pipes.
     """
     if isinstance(stream, int) and stream == PIPE:
-        ends = os.pipe2(os.O_CLOEXEC)
+        ends = pipe()
         theirs, mine = ends if name == "stdin" else reversed(ends)
-        pipes.callback(os.close, theirs)
-        own[name] = open(mine, "wb" if name == "stdin" else "rb")  # noqa: SIM115
-        given.add(theirs, is_fresh=True)
+        pipes.enter_context(theirs)
+        own[name] = io.BufferedWriter(mine) if name == "stdin" else io.BufferedReader(mine)
+        given.add(theirs.fileno(), is_fresh=True)
     elif isinstance(stream, int) and stream == DEVNULL:
         null = pipes.enter_context(open_owned(os.open, os.devnull, os.O_RDWR | os.O_CLOEXEC))
         given.add(null.fileno(), is_fresh=True)
