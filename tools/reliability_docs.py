@@ -52,7 +52,8 @@ Inputs have at most 4,096 bytes; in most of the executions of `fuzz_runsc`, `fuz
 COVERAGE = """
 ## Coverage
 
-`make coverage` counts the lines of the C core and the native programs that are executed by
+`make coverage` counts the lines of the C core and the native programs, except
+`csrc/programs/verify`, that are executed by
 
 - `tests/c`, also while calls fail (below), and the seeds of the fuzz targets;
 - `tests/kernel`, `tests/runsc`, `tests/environments` and `tests/faults`, as a user with subordinate
@@ -65,7 +66,7 @@ fail, once, in two of the tests in `tests/c` that reach the call. No process may
 The other lines are executed elsewhere, without being counted, or belong to errors that no test
 provokes:
 
-- most handle a system call that fails in a native program: see the first table;
+- most handle a system call that fails in a native program: `make faults` injects such failures;
 - some retry a call that a signal has interrupted, or handle a race, such as a process that ends
   between two calls;
 - some name the cause of a failure that an earlier check usually names first, such as a caller
