@@ -37,6 +37,7 @@ Half = Literal[
     "unseen",
     "unread",
     "strict",
+    "usual",
 ]
 
 
@@ -83,6 +84,7 @@ BUG_REPORT_TEXTS = tuple(
         "unseen",
         "unread",
         "strict",
+        "usual",
     )
     for text in read(f"{name}.toml")
 )
@@ -227,6 +229,8 @@ def test_accuracy_of_explain_for_fresh_texts() -> None:
         # When the texts were collected, explain recognised 19 of 23 texts, 16 with the right cause
         # first and 1 with only wrong causes. It recognised none of 19 other texts.
         ("strict", 23, 22, 18, 19, 0),
+        # No rule was changed for these texts.
+        ("usual", 54, 45, 40, 26, 0),
     ],
 )
 def test_accuracy_of_explain_for_collected_texts(
@@ -241,7 +245,9 @@ def test_accuracy_of_explain_for_collected_texts(
     assert found["texts"] >= texts
     assert found["recognised"] >= recognised
     assert found["right first"] >= right
-    assert found["wrong"] == {"independent": 2, "withheld": 1, "surveyed": 1}.get(half, 0)
+    assert found["wrong"] == {"independent": 2, "withheld": 1, "surveyed": 1, "usual": 3}.get(
+        half, 0
+    )
     unrelated = texts_of(half, ours=False)
     assert len(unrelated) >= others
     assert sum(cause_ids(met) != [] for met in unrelated) <= others_named
