@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import sys
 from collections.abc import Callable, Container, Iterator
 from types import FrameType
 from typing import Any
+
+from conftest import open_descriptors
 
 # Events after which Python runs signal handlers: a C function's return, and a Python function's
 # call.
@@ -98,3 +101,19 @@ def run_interrupted(
     finally:
         sys.setprofile(None)
     return interrupt.left <= 0
+
+
+def interrupt_each(run: Callable[[], object], *names: str, minimum: int = 1) -> None:
+    """Interrupt `run` after each call of the C functions `names` (by default all), one per run.
+
+    Check that no run leaks a descriptor, and that at least `minimum` runs were interrupted.
+    """
+    run()
+    before = open_descriptors()
+    for call in itertools.count(1):
+        was_interrupted = run_interrupted(run, call, places=("c_return",), names=names or None)
+        after = open_descriptors()
+        assert after == before, (call, after ^ before)
+        if not was_interrupted:
+            break
+    assert call > minimum

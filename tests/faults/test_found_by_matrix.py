@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from callers import unprivileged
 from conftest import open_descriptors
-from interrupts import run_interrupted
+from interrupts import interrupt_each, run_interrupted
 from processes import kill_and_wait
 
 import usernsctl as un
@@ -62,21 +62,6 @@ def raising(error: Exception) -> Callable[..., Any]:
         raise error
 
     return fail
-
-
-def interrupt_each(run: Callable[[], object], *names: str) -> None:
-    """Interrupt `run` after each call of the C functions `names` (by default all), one per run.
-
-    Check that no run leaks a descriptor.
-    """
-    run()
-    before = open_descriptors()
-    for call in itertools.count(1):
-        was_interrupted = run_interrupted(run, call, places=("c_return",), names=names or None)
-        assert open_descriptors() == before, call
-        if not was_interrupted:
-            break
-    assert call > 1
 
 
 @pytest.mark.usefixtures("removed")

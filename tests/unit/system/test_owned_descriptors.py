@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import open_descriptors
-from interrupts import run_interrupted
+from interrupts import interrupt_each
 
 from usernsctl._system.descriptors import above_stdio, socket_pair
 from usernsctl._system.paths import make_directory, open_path, open_program
@@ -84,24 +82,6 @@ def test_descriptors_can_be_sent() -> None:
             os.close(fd)
 
 
-def interrupt_everywhere(
-    run: Callable[[], object], names: tuple[str, ...] | None = None, minimum: int = 5
-) -> None:
-    """Interrupt `run` after each call of a C function; check that no descriptor leaks.
-
-    :param names: the functions after which to interrupt; all, if not given.
-    :param minimum: the number of calls that must have been interrupted.
-    """
-    run()
-    before = open_descriptors()
-    for call in itertools.count(1):
-        was_interrupted = run_interrupted(run, call, places=("c_return",), names=names)
-        assert open_descriptors() == before, call
-        if not was_interrupted:
-            break
-    assert call > minimum
-
-
 def test_interrupt_leaks_no_path_descriptor(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("file")
@@ -113,7 +93,7 @@ def test_interrupt_leaks_no_path_descriptor(tmp_path: Path) -> None:
         make_directory(str(tmp_path / "private")).child("..").close()
 
     # Interrupt after each call that opens a descriptor, and after the call that follows it.
-    interrupt_everywhere(run, ("open", "dup", "fstat", "readlink"), minimum=10)
+    interrupt_each(run, "open", "dup", "fstat", "readlink", minimum=10)
 
 
 def test_interrupt_leaks_no_directory_of_records(tmp_path: Path) -> None:
@@ -123,7 +103,7 @@ def test_interrupt_leaks_no_directory_of_records(tmp_path: Path) -> None:
         with Directory.open_trusted(str(tmp_path)) as top, top.make("entry", exist_ok=True):
             pass
 
-    interrupt_everywhere(run, ("open", "fstat"))
+    interrupt_each(run, "open", "fstat", minimum=5)
 
 
 def test_interrupt_leaks_no_descriptor_of_a_bundle(tmp_path: Path) -> None:
@@ -138,7 +118,7 @@ def test_interrupt_leaks_no_descriptor_of_a_bundle(tmp_path: Path) -> None:
             oci.open_source(bundle, ".", trusted=True).close()
             bundle.sync()
 
-    interrupt_everywhere(run, ("open", "fstat", "readlink", "read", "fsync"), minimum=10)
+    interrupt_each(run, "open", "fstat", "readlink", "read", "fsync", minimum=10)
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -147,10 +127,10 @@ def test_interrupt_leaks_no_duplicate_above_the_standard_streams() -> None:
         with contextlib.ExitStack() as stack:
             assert above_stdio(1, stack) > 2
 
-    interrupt_everywhere(run, minimum=3)
+    interrupt_each(run, minimum=3)
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_interrupt_leaks_no_event_of_a_pool() -> None:
     names = ("eventfd", "fcntl", "next", "extend")
-    interrupt_everywhere(lambda: keeper._event().close(), names, minimum=2)
+    interrupt_each(lambda: keeper._event().close(), *names, minimum=2)
